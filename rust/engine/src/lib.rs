@@ -1,0 +1,1 @@
+//! The engine: prefill, decode, generation, scoring and embedding of recorded Programs

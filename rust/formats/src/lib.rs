@@ -1,0 +1,1 @@
+//! safetensors, GGUF and shard indexes: parse, write and dequantise, trusting nothing

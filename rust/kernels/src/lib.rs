@@ -1,0 +1,1 @@
+//! Numeric kernels of lmrs for every instruction set, chosen at run time

@@ -1,0 +1,1 @@
+//! Log-probabilities without logits: head, log-sum-exp and cross-entropy fused

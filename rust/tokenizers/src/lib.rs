@@ -1,0 +1,1 @@
+//! Tokenizers: byte-level BPE, WordPiece, Unigram; ids and offsets exact

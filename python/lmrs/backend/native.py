@@ -1,0 +1,106 @@
+"""The native interpreter: each op runs its Rust kernel at once, and a tape, if one is open, takes note of it."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lmrs import _rs, ops
+from lmrs.batch import Ragged
+from lmrs.errors import InputError
+from lmrs.nn.module import Module, Parameter
+
+Gradients = dict[str, _rs.Tensor]
+
+_TAPE: ContextVar[_rs.Tape | None] = ContextVar("tape", default=None)
+
+
+class Array:
+    """A value of the native interpreter: an immutable array of float32, float64 or int32."""
+
+    __slots__ = ("tensor",)
+
+    def __init__(self, tensor: _rs.Tensor) -> None:
+        self.tensor = tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The extents, rows first."""
+        return tuple(self.tensor.shape)
+
+    def numpy(self) -> npt.NDArray[Any]:
+        """The elements as a new numpy array."""
+        return self.tensor.numpy()
+
+    def item(self) -> float:
+        """The one element of a scalar. Raises InputError if there are more."""
+        values = self.numpy()
+        if values.size != 1:
+            raise InputError(f"item() of an array of shape {self.shape}, expected one element")
+        return float(values.reshape(()))
+
+    def __add__(self, other: "Array | Parameter") -> "Array":
+        return ops.add(self, other)  # type: ignore[no-any-return]
+
+    def __repr__(self) -> str:
+        return f"Array({self.numpy()!r})"
+
+
+def array(values: npt.ArrayLike) -> Array:
+    """A value holding a copy of ``values``; their dtype must be float64, float32 or int32."""
+    return Array(_rs.Tensor.from_numpy(np.asarray(values)))
+
+
+def _tensor(operand: Any) -> _rs.Tensor | None:
+    if operand is None:
+        return None
+    if isinstance(operand, Array):
+        return operand.tensor
+    if isinstance(operand, Parameter) and isinstance(operand.data, _rs.Tensor):
+        return operand.data
+    given = type(operand).__name__
+    raise InputError(f"the native backend was given a {given}, expected an Array or a loaded Parameter")
+
+
+def _apply(
+    name: str, inputs: tuple[Any, ...], attributes: dict[str, Any], streams: tuple[Ragged, ...]
+) -> Array:
+    tensors = [_tensor(operand) for operand in inputs]
+    starts = [(stream.name, stream.starts.tolist()) for stream in streams if stream.starts is not None]
+    tape = _TAPE.get()
+    apply = _rs.apply if tape is None else tape.apply
+    return Array(apply(name, json.dumps(attributes), tensors, starts))
+
+
+ops.register(Array, _apply)
+
+
+@contextmanager
+def _taping(tape: _rs.Tape) -> Iterator[None]:
+    token = _TAPE.set(tape)
+    try:
+        yield
+    finally:
+        _TAPE.reset(token)
+
+
+def value_and_grad(
+    loss: Callable[[], Array], model: Module, *, randomness: tuple[int, int] | None = None
+) -> tuple[float, Gradients]:
+    """The value of ``loss()`` and its gradient with respect to each trainable parameter of ``model``.
+
+    ``loss`` calls the model and returns a scalar ``[1, 1]``. The gradients have the parameters' shapes and dtypes and come
+    by path; a parameter the loss does not depend on is left out. ``randomness`` is ``(seed, step)`` for dropout; without
+    it dropout does nothing. Raises ShapeError if the loss is not a scalar, InputError if a parameter is not loaded.
+    """
+    trainable = {path: p for path, p in model.named_parameters().items() if p.trainable}
+    tensors = [tensor for p in trainable.values() if (tensor := _tensor(p)) is not None]
+    tape = _rs.Tape(tensors, randomness=randomness)
+    with _taping(tape):
+        value = loss()
+    grads = tape.backward(value.tensor, tensors)
+    return value.item(), {path: grad for path, grad in zip(trainable, grads, strict=True) if grad is not None}

@@ -1,0 +1,144 @@
+//! What an op is: it judges shapes (`infer`), computes (`forward`) and differentiates (`backward`).
+
+use std::fmt;
+
+use crate::ops::dropout::Randomness;
+use lmrs_tensor::{Error, Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use crate::{Meta, Ragged, ops};
+
+/// Where attention keeps keys and values between steps. The engine owns it; a program only names slots.
+pub trait Cache {}
+
+/// What surrounds one execution of an op.
+pub struct Call<'a> {
+    /// The streams the op names, in its order.
+    pub streams: &'a [Ragged],
+    /// Keys and values of earlier steps, if the run has any.
+    pub cache: Option<&'a mut (dyn Cache + 'a)>,
+    /// Seed and step of random ops; `None` outside training, where dropout does nothing.
+    pub randomness: Option<Randomness>,
+    /// Whether `backward` will follow, so that `forward` must keep what it needs.
+    pub keep: bool,
+}
+
+/// The result of `forward`.
+pub struct Forward {
+    /// The value.
+    pub output: Tensor,
+    /// What `backward` wants beside inputs and output (the log-sum-exp of attention).
+    pub kept: Option<Tensor>,
+}
+
+impl From<Tensor> for Forward {
+    fn from(output: Tensor) -> Self {
+        Self { output, kept: None }
+    }
+}
+
+/// What `backward` gets: everything `forward` saw and made.
+pub struct Saved<'a> {
+    /// The inputs of `forward`.
+    pub inputs: &'a [Option<Tensor>],
+    /// Its output.
+    pub output: &'a Tensor,
+    /// What it kept.
+    pub kept: Option<&'a Tensor>,
+    /// The streams it ran with.
+    pub streams: &'a [Ragged],
+    /// The randomness it ran with.
+    pub randomness: Option<Randomness>,
+    /// Which inputs need a gradient; the others may be left `None`.
+    pub needs: &'a [bool],
+}
+
+/// One op. Optional inputs stand in their place as `None`, so an input is known by its position.
+pub trait Operation: fmt::Debug {
+    /// Judges dtypes, shapes and attributes and says what comes out.
+    fn infer(&self, inputs: &[Option<&Meta>]) -> Result<Meta>;
+
+    /// Computes. `infer` has accepted the inputs.
+    fn forward(&self, call: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward>;
+
+    /// The gradient of each input, given `grad`, that of the output.
+    fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>>;
+}
+
+/// The `index`-th input, which the op cannot do without.
+pub fn required<'a, T>(op: &'static str, inputs: &'a [Option<T>], index: usize) -> Result<&'a T> {
+    inputs
+        .get(index)
+        .and_then(Option::as_ref)
+        .ok_or_else(|| Error::shape(op, format!("input {index} is missing")))
+}
+
+/// The `index`-th input if it was given.
+pub fn optional<T>(inputs: &[Option<T>], index: usize) -> Option<&T> {
+    inputs.get(index).and_then(Option::as_ref)
+}
+
+/// Lists the ops once: the enum, its names, and the way from a name and JSON attributes to an op.
+macro_rules! operations {
+    ($($module:ident :: $variant:ident),* $(,)?) => {
+        /// Any op, with its attributes.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        #[allow(missing_docs, reason = "each variant is documented by its struct")]
+        pub enum Op {
+            $($variant(ops::$module::$variant)),*
+        }
+
+        impl Op {
+            /// The names of all ops.
+            pub const NAMES: &'static [&'static str] = &[$(stringify!($module)),*];
+
+            /// The op called `name` with the attributes in the JSON object `attributes`.
+            ///
+            /// # Errors
+            /// [`Error::Input`] if there is no such op or an attribute is unknown, missing or of the wrong type.
+            pub fn parse(name: &str, attributes: &str) -> Result<Self> {
+                let wrong = |e: serde_json::Error| {
+                    Error::input(format!("attributes of {name}"), &attributes, e.to_string())
+                };
+                match name {
+                    $(stringify!($module) => serde_json::from_str(attributes).map(Self::$variant).map_err(wrong),)*
+                    _ => Err(Error::input("op", &name, format!("one of {}", Self::NAMES.join(", ")))),
+                }
+            }
+
+            /// The name of the op.
+            pub fn name(&self) -> &'static str {
+                match self {
+                    $(Self::$variant(_) => stringify!($module)),*
+                }
+            }
+
+            /// The op's behaviour.
+            pub fn operation(&self) -> &dyn Operation {
+                match self {
+                    $(Self::$variant(op) => op),*
+                }
+            }
+        }
+    };
+}
+
+operations! {
+    activation::Activation,
+    add::Add,
+    columns::Columns,
+    concat::Concat,
+    dropout::Dropout,
+    embed::Embed,
+    gated::Gated,
+    layer_norm::LayerNorm,
+    linear::Linear,
+    mul::Mul,
+    pool::Pool,
+    rms_norm::RmsNorm,
+    rope::Rope,
+    rows::Rows,
+    scale::Scale,
+    sum::Sum,
+}

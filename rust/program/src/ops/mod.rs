@@ -1,0 +1,85 @@
+//! The ops, one a file: attributes, `infer`, `forward`, `backward`.
+
+pub mod activation;
+pub mod add;
+pub mod columns;
+pub mod concat;
+pub mod dropout;
+pub mod embed;
+pub mod gated;
+pub mod layer_norm;
+pub mod linear;
+pub mod mul;
+pub mod pool;
+pub mod rms_norm;
+pub mod rope;
+pub mod rows;
+pub mod scale;
+pub mod sum;
+
+use lmrs_kernels::view::{Rows, RowsMut};
+use lmrs_tensor::{Element, Error, Result, Tensor};
+
+/// Runs the body with `$T` standing for the float type of `$tensor`.
+macro_rules! float {
+    ($tensor:expr, $T:ident => $body:expr) => {
+        match $tensor.dtype() {
+            lmrs_tensor::DType::F64 => {
+                type $T = f64;
+                $body
+            }
+            _ => {
+                type $T = f32;
+                $body
+            }
+        }
+    };
+}
+pub(crate) use float;
+
+/// A tensor as rows: `[rows, width]`, or a vector as one row repeated to `rows`.
+fn view<T: Element>(tensor: &Tensor) -> Result<Rows<'_, T>> {
+    Ok(Rows::new(tensor.values()?, tensor.rows(), tensor.width()))
+}
+
+/// A matrix as it is, a vector as one row that stands for each of `rows`.
+fn broadcast<T: Element>(tensor: &Tensor, rows: usize) -> Result<Rows<'_, T>> {
+    match tensor.shape() {
+        [_] => Ok(Rows::broadcast(tensor.values()?, rows)),
+        _ => view(tensor),
+    }
+}
+
+/// A new `[rows, width]` tensor filled by `fill`.
+fn matrix<T: Element>(
+    rows: usize,
+    width: usize,
+    fill: impl FnOnce(RowsMut<'_, T>),
+) -> Result<Tensor> {
+    let mut values = vec![T::zeroed(); rows * width];
+    fill(RowsMut::new(&mut values, rows, width));
+    Tensor::new(values, [rows, width])
+}
+
+/// A new `[n]` tensor filled by `fill`.
+fn vector<T: Element>(n: usize, fill: impl FnOnce(&mut [T])) -> Result<Tensor> {
+    let mut values = vec![T::zeroed(); n];
+    fill(&mut values);
+    Tensor::new(values, [n])
+}
+
+/// The ids in `tensor`, each checked to be below `limit`.
+///
+/// # Errors
+/// [`Error::Input`] naming the first id that is not.
+fn ids_below<'a>(what: &str, tensor: &'a Tensor, limit: usize) -> Result<&'a [i32]> {
+    let ids = tensor.values::<i32>()?;
+    match ids.iter().position(|&id| id < 0 || id as usize >= limit) {
+        None => Ok(ids),
+        Some(at) => Err(Error::input(
+            format!("{what}[{at}]"),
+            &ids[at],
+            format!("0 to {}", limit.saturating_sub(1)),
+        )),
+    }
+}

@@ -1,0 +1,55 @@
+//! `x·y` elementwise, the second possibly a row applied to each ((IA)³ scales activations so).
+
+use lmrs_kernels::elementwise;
+use lmrs_tensor::{Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+use super::add::infer_broadcast;
+use super::{broadcast, float, matrix, vector, view};
+use crate::Meta;
+use crate::op::{Call, Forward, Operation, Saved, required};
+
+const NAME: &str = "mul";
+
+/// `mul(x, y)`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mul {}
+
+impl Operation for Mul {
+    fn infer(&self, inputs: &[Option<&Meta>]) -> Result<Meta> {
+        infer_broadcast(NAME, inputs)
+    }
+
+    fn forward(&self, _: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward> {
+        Ok(product_of(required(NAME, inputs, 0)?, required(NAME, inputs, 1)?)?.into())
+    }
+
+    fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        let (x, y) = (
+            required(NAME, saved.inputs, 0)?,
+            required(NAME, saved.inputs, 1)?,
+        );
+        let dx = if saved.needs[0] {
+            Some(product_of(grad, y)?)
+        } else {
+            None
+        };
+        let dy = match y.shape() {
+            _ if !saved.needs[1] => None,
+            [n] => Some(float!(grad, T => {
+                let (dy, x) = (view::<T>(grad)?, view(x)?);
+                vector(*n, |sum| elementwise::sum_rows_of_product(dy, x, sum))
+            })?),
+            _ => Some(product_of(grad, x)?),
+        };
+        Ok(vec![dx, dy])
+    }
+}
+
+fn product_of(x: &Tensor, y: &Tensor) -> Result<Tensor> {
+    float!(x, T => {
+        let (a, b) = (view(x)?, broadcast(y, x.rows())?);
+        matrix::<T>(x.rows(), x.width(), |out| elementwise::mul(a, b, out))
+    })
+}

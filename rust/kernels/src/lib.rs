@@ -9,6 +9,7 @@
 //! when they disagree, so callers check what comes from outside first.
 
 pub mod activation;
+pub mod attention;
 pub mod dropout;
 pub mod elementwise;
 pub mod embed;

@@ -3,13 +3,25 @@
 use std::fmt;
 
 use crate::ops::dropout::Randomness;
+use lmrs_kernels::attention::KvStore;
 use lmrs_tensor::{Error, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::{Meta, Ragged, ops};
 
 /// Where attention keeps keys and values between steps. The engine owns it; a program only names slots.
-pub trait Cache {}
+pub trait Cache {
+    /// The keys and values of `slot` for the `sequence`-th sequence of the batch.
+    fn store(&self, slot: &str, sequence: usize) -> Result<&KvStore<f32>>;
+
+    /// The same, to append to. A slot seen for the first time is made for `shape`: key heads and their width.
+    fn store_mut(
+        &mut self,
+        slot: &str,
+        sequence: usize,
+        shape: (usize, usize),
+    ) -> Result<&mut KvStore<f32>>;
+}
 
 /// What surrounds one execution of an op.
 pub struct Call<'a> {
@@ -19,8 +31,8 @@ pub struct Call<'a> {
     pub cache: Option<&'a mut (dyn Cache + 'a)>,
     /// Seed and step of random ops; `None` outside training, where dropout does nothing.
     pub randomness: Option<Randomness>,
-    /// Whether `backward` will follow, so that `forward` must keep what it needs.
-    pub keep: bool,
+    /// Which inputs `backward` will be asked for, so that `forward` keeps what it needs; empty if it will not be called.
+    pub needs: &'a [bool],
 }
 
 /// The result of `forward`.
@@ -28,12 +40,13 @@ pub struct Forward {
     /// The value.
     pub output: Tensor,
     /// What `backward` wants beside inputs and output (the log-sum-exp of attention).
-    pub kept: Option<Tensor>,
+    pub kept: Vec<Tensor>,
 }
 
 impl From<Tensor> for Forward {
     fn from(output: Tensor) -> Self {
-        Self { output, kept: None }
+        let kept = Vec::new();
+        Self { output, kept }
     }
 }
 
@@ -44,7 +57,7 @@ pub struct Saved<'a> {
     /// Its output.
     pub output: &'a Tensor,
     /// What it kept.
-    pub kept: Option<&'a Tensor>,
+    pub kept: &'a [Tensor],
     /// The streams it ran with.
     pub streams: &'a [Ragged],
     /// The randomness it ran with.
@@ -127,13 +140,16 @@ macro_rules! operations {
 operations! {
     activation::Activation,
     add::Add,
+    attention::Attention,
     columns::Columns,
     concat::Concat,
+    cross_entropy::CrossEntropy,
     dropout::Dropout,
     embed::Embed,
     gated::Gated,
     layer_norm::LayerNorm,
     linear::Linear,
+    low_rank::LowRank,
     mul::Mul,
     pool::Pool,
     rms_norm::RmsNorm,
@@ -141,4 +157,5 @@ operations! {
     rows::Rows,
     scale::Scale,
     sum::Sum,
+    token_logprob::TokenLogprob,
 }

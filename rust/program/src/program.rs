@@ -208,7 +208,7 @@ impl Program {
                 streams: &streams,
                 cache,
                 randomness: None,
-                keep: false,
+                needs: &[],
             };
             let forward = node.op.operation().forward(&mut call, &inputs)?;
             values[node.output.index()] = Some(forward.output);

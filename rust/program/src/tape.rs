@@ -11,7 +11,7 @@ use crate::{Meta, Program, Ragged, ValueId};
 struct Step {
     inputs: Vec<Option<Tensor>>,
     output: Tensor,
-    kept: Option<Tensor>,
+    kept: Vec<Tensor>,
     streams: Vec<Ragged>,
     needs: Vec<bool>,
 }
@@ -57,7 +57,7 @@ impl Tape {
             .collect();
         let keep = needs.contains(&true);
         let (names, streams): (Vec<String>, Vec<Ragged>) = streams.into_iter().unzip();
-        let forward = evaluate(&op, &inputs, &streams, self.randomness, keep)?;
+        let forward = evaluate(&op, &inputs, &streams, self.randomness, &needs)?;
         if keep {
             let values = inputs
                 .iter()
@@ -116,7 +116,7 @@ impl Tape {
             let saved = Saved {
                 inputs: &step.inputs,
                 output: &step.output,
-                kept: step.kept.as_ref(),
+                kept: &step.kept,
                 streams: &step.streams,
                 randomness: self.randomness,
                 needs: &step.needs,
@@ -143,7 +143,7 @@ pub fn evaluate(
     inputs: &[Option<Tensor>],
     streams: &[Ragged],
     randomness: Option<Randomness>,
-    keep: bool,
+    needs: &[bool],
 ) -> Result<crate::Forward> {
     let metas: Vec<Option<Meta>> = inputs.iter().map(|t| t.as_ref().map(Meta::of)).collect();
     op.operation()
@@ -153,7 +153,7 @@ pub fn evaluate(
             streams,
             cache: None,
             randomness,
-            keep,
+            needs,
         },
         inputs,
     )

@@ -40,7 +40,7 @@ pub fn apply(
     let (op, inputs) = (Op::parse(op, attributes)?, tensors(inputs));
     let streams: Vec<Ragged> = ragged(streams)?.into_iter().map(|(_, r)| r).collect();
     Ok(PyTensor(
-        detached(py, || evaluate(&op, &inputs, &streams, None, false))??.output,
+        detached(py, || evaluate(&op, &inputs, &streams, None, &[]))??.output,
     ))
 }
 

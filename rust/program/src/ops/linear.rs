@@ -68,10 +68,15 @@ pub(super) fn packed<T: Real + Element>(weight: &Tensor) -> Result<Arc<Packed<T>
     Ok(weight.derived("packed", || Packed::new(rows)))
 }
 
-/// `dX = dY·W`, from panels of the transpose, packed once.
-pub(super) fn input_gradient<T: Real + Element>(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let (dy, rows) = (view(grad)?, view(weight)?);
-    let packed: Arc<Packed<T>> = weight.derived("packed transpose", || Packed::transposed(rows));
+/// The panels of its transpose, packed once.
+pub(super) fn packed_transpose<T: Real + Element>(weight: &Tensor) -> Result<Arc<Packed<T>>> {
+    let rows = view(weight)?;
+    Ok(weight.derived("packed transpose", || Packed::transposed(rows)))
+}
+
+/// `dX = dY·W`.
+fn input_gradient<T: Real + Element>(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    let (dy, packed) = (view::<T>(grad)?, packed_transpose(weight)?);
     matrix(grad.rows(), weight.width(), |dx| {
         matmul(dy, &packed, dx, &Epilogue::default())
     })

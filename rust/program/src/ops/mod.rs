@@ -2,13 +2,17 @@
 
 pub mod activation;
 pub mod add;
+pub mod attention;
 pub mod columns;
 pub mod concat;
+pub mod cross_entropy;
 pub mod dropout;
 pub mod embed;
 pub mod gated;
+mod head;
 pub mod layer_norm;
 pub mod linear;
+pub mod low_rank;
 pub mod mul;
 pub mod pool;
 pub mod rms_norm;
@@ -16,6 +20,7 @@ pub mod rope;
 pub mod rows;
 pub mod scale;
 pub mod sum;
+pub mod token_logprob;
 
 use lmrs_kernels::view::{Rows, RowsMut};
 use lmrs_tensor::{Element, Error, Result, Tensor};

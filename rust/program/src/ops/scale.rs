@@ -1,10 +1,10 @@
 //! `by·x`.
 
-use lmrs_kernels::elementwise;
+use lmrs_kernels::{Rows, elementwise};
 use lmrs_tensor::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{float, matrix, view};
+use super::{float, matrix};
 use crate::Meta;
 use crate::op::{Call, Forward, Operation, Saved, required};
 
@@ -26,19 +26,18 @@ impl Operation for Scale {
     }
 
     fn forward(&self, _: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward> {
-        Ok(self.times(required(NAME, inputs, 0)?)?.into())
+        Ok(times(required(NAME, inputs, 0)?, self.by)?.into())
     }
 
     fn backward(&self, _: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        Ok(vec![Some(self.times(grad)?)])
+        Ok(vec![Some(times(grad, self.by)?)])
     }
 }
 
-impl Scale {
-    fn times(&self, x: &Tensor) -> Result<Tensor> {
-        float!(x, T => {
-            let view = view::<T>(x)?;
-            matrix(x.rows(), x.width(), |y| elementwise::scale(view, self.by as T, y))
-        })
-    }
+/// `by·x`, of any shape.
+pub(super) fn times(x: &Tensor, by: f64) -> Result<Tensor> {
+    float!(x, T => {
+        let flat = Rows::new(x.values::<T>()?, 1, x.len());
+        matrix(1, x.len(), |y| elementwise::scale(flat, by as T, y))?.reshaped(x.shape())
+    })
 }

@@ -1,0 +1,133 @@
+//! Attention over ragged packed batches, with the keys and values of each sequence in a [`KvStore`].
+//!
+//! A query row's result depends on that row and on the keys it sees, in their order, and on nothing else: not on the rows
+//! it travels with, nor on how the sequence was cut into calls. Prefill plus decode is the full forward, bit for bit.
+
+mod backward;
+mod forward;
+mod store;
+
+pub use backward::{Gradients, Saved, backward};
+pub use forward::{Sequence, forward};
+pub use store::KvStore;
+
+use crate::{Real, Rows};
+
+/// What attention computes: `softmax(scale·q·kᵀ + bias)·v` for each head.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Spec {
+    /// Query heads.
+    pub heads: usize,
+    /// Key heads; query head `h` reads key head `h·kv_heads / heads`.
+    pub kv_heads: usize,
+    /// The width of a head, in queries, keys and values.
+    pub head_dim: usize,
+    /// Multiplies the scores.
+    pub scale: f64,
+    /// Whether query number `n` sees only keys `0..=n`.
+    pub causal: bool,
+    /// Only the last so many of the keys up to the query's own number are seen.
+    pub window: Option<usize>,
+    /// A score `s` becomes `softcap·tanh(s / softcap)`.
+    pub softcap: Option<f64>,
+    /// How the bias table is indexed.
+    pub relative: Option<Relative>,
+}
+
+/// T5's buckets of relative positions (Raffel et al. 2020, §2.1; `modeling_t5.py`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Relative {
+    /// Rows of the bias table.
+    pub buckets: usize,
+    /// Distances from here on share the last bucket.
+    pub max_distance: usize,
+    /// Whether keys after the query have buckets of their own.
+    pub bidirectional: bool,
+}
+
+impl Relative {
+    /// The bucket of a key `distance` places after the query (negative: before it).
+    ///
+    /// Half of the buckets are exact distances; the others grow logarithmically up to `max_distance`.
+    pub fn bucket(&self, distance: i64) -> usize {
+        let (buckets, first, far) = if self.bidirectional {
+            let half = self.buckets / 2;
+            (
+                half,
+                if distance > 0 { half } else { 0 },
+                distance.unsigned_abs() as usize,
+            )
+        } else {
+            (self.buckets, 0, (-distance).max(0) as usize)
+        };
+        let exact = buckets / 2;
+        if far < exact {
+            return first + far;
+        }
+        // In f32, as the reference computes it: the borders between buckets depend on it.
+        let ratio =
+            (far as f32 / exact as f32).ln() / (self.max_distance as f32 / exact as f32).ln();
+        let grown = exact + (ratio * (buckets - exact) as f32) as usize;
+        first + grown.min(buckets - 1)
+    }
+}
+
+/// Learned keys and values `[p, kv_heads·head_dim]` that every query sees before its own, without bias.
+#[derive(Clone, Copy)]
+pub struct Prefix<'a, F> {
+    /// The keys.
+    pub keys: Rows<'a, F>,
+    /// The values.
+    pub values: Rows<'a, F>,
+}
+
+impl Spec {
+    /// The key head that query head `head` reads.
+    pub fn kv_head(&self, head: usize) -> usize {
+        head * self.kv_heads / self.heads
+    }
+
+    /// The keys that query number `query` sees, of `keys` there are.
+    fn seen(&self, query: usize, keys: usize) -> std::ops::Range<usize> {
+        let end = if self.causal {
+            keys.min(query + 1)
+        } else {
+            keys
+        };
+        let start = self
+            .window
+            .map_or(0, |window| (query + 1).saturating_sub(window));
+        start.min(end)..end
+    }
+
+    /// A raw dot product turned into a score, and the derivative of that.
+    fn score<F: Real>(&self, dot: F) -> (F, F) {
+        let scale = F::of(self.scale);
+        match self.softcap {
+            None => (dot * scale, scale),
+            Some(cap) => {
+                let cap = F::of(cap);
+                let t = (dot * scale / cap).tanh();
+                (cap * t, scale * (F::ONE - t * t))
+            }
+        }
+    }
+
+    /// What the table `[buckets, heads]` adds for this head, query and key.
+    fn bias<F: Real>(&self, table: Option<&[F]>, head: usize, query: usize, key: usize) -> F {
+        self.entry(table, head, query, key)
+            .map_or(F::ZERO, |at| table.map_or(F::ZERO, |t| t[at]))
+    }
+
+    /// Where in the table that is.
+    fn entry<F>(
+        &self,
+        table: Option<&[F]>,
+        head: usize,
+        query: usize,
+        key: usize,
+    ) -> Option<usize> {
+        let relative = table.and(self.relative)?;
+        Some(relative.bucket(key as i64 - query as i64) * self.heads + head)
+    }
+}

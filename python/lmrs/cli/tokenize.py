@@ -1,9 +1,11 @@
 """`lmrs tokenize`: what a tokenizer makes of a text."""
 
+from pathlib import Path
+
 import click
 
 from lmrs.cli import options
-from lmrs.cli.output import print_json
+from lmrs.cli.as_json import print_json
 from lmrs.tokenizer import Tokenizer
 
 EXAMPLES = """\b
@@ -19,7 +21,7 @@ Examples:
 @click.option("--file", "is_file", is_flag=True, help="TEXT is the name of a file (- for standard input).")
 @click.option("--special/--no-special", default=True, show_default=True, help="Add the model's special tokens.")
 @options.as_json
-def tokenize(*, model: str, text: str, is_file: bool, special: bool, as_json: bool) -> None:
+def tokenize(*, model: Path, text: str, is_file: bool, special: bool, as_json: bool) -> None:
     """Show the token ids of TEXT, and which characters each token covers.
 
     MODEL is a checkpoint directory, a GGUF file, or a tokenizer file (tokenizer.json, vocab.txt). With --json:

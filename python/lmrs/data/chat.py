@@ -11,11 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from jinja2 import TemplateError
 from jinja2.ext import loopcontrols
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from lmrs.errors import ConfigError, InputError
+from lmrs.errors import ConfigError, Error, InputError
 
 ROLES = ("system", "user", "assistant", "tool")
 
@@ -75,7 +74,9 @@ class ChatTemplate:
         try:
             template = environment.from_string(self.source)
             return template.render(messages=turns, add_generation_prompt=generate, **self.tokens)
-        except TemplateError as error:
+        except Error:
+            raise
+        except Exception as error:  # a stranger's program may fail in any way
             raise ConfigError(f"the chat template cannot be run: {error}") from error
 
 

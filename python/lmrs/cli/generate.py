@@ -1,0 +1,52 @@
+"""`lmrs generate`: continue a text."""
+
+from pathlib import Path
+
+import click
+
+from lmrs.cli import options
+from lmrs.cli.as_json import print_json
+from lmrs.cli.opening import open_engine
+
+EXAMPLES = """\b
+Examples:
+  lmrs generate smollm2.gguf 'Once upon a time' --max-tokens 40
+  lmrs generate smollm2.gguf 'The sea' --temperature 0.8 --top-p 0.95 --seed 7
+  lmrs generate gpt2 - --stop '.' --json < prompt.txt
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@options.model
+@click.argument("prompt")
+@click.option("--max-tokens", default=128, show_default=True, help="Stop after this many.")
+@click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text; may be given several times.")
+@options.sampling
+@options.dtype
+@options.delta
+@options.as_json
+def generate(
+    *,
+    model: Path,
+    prompt: str,
+    max_tokens: int,
+    stop: tuple[str, ...],
+    dtype: str,
+    delta: Path | None,
+    as_json: bool,
+    **sampling: float,
+) -> None:
+    """Write what MODEL thinks comes after PROMPT (- reads it from standard input).
+
+    By default every token is the most likely one; --temperature 0.8 makes it vary, and --seed makes that repeatable.
+    With --json: one Completion, {"text", "tokens", "logprobs", "finish_reason"}.
+    """
+    engine = open_engine(model, dtype=dtype, delta=delta)
+    prompt = options.text_of(prompt) if prompt == "-" else prompt
+    if as_json:
+        print_json(engine.generate(prompt, max_tokens=max_tokens, stop=list(stop), **sampling))
+        return
+    click.echo(prompt, nl=False)
+    for piece in engine.stream(prompt, max_tokens=max_tokens, stop=list(stop), **sampling):
+        click.echo(piece, nl=False)
+    click.echo()

@@ -1,0 +1,69 @@
+"""`lmrs ppl`: how well a model predicts a text."""
+
+from pathlib import Path
+
+import click
+
+from lmrs.cli import options
+from lmrs.cli.as_json import print_json
+from lmrs.cli.opening import open_engine
+from lmrs.terminal import facts, waiting
+
+EXAMPLES = """\b
+Examples:
+  lmrs ppl smollm2.gguf wiki.test.txt
+  lmrs ppl smollm2.gguf wiki.test.txt --window 512 --stride 256 --json
+  head -c 4000 book.txt | lmrs ppl gpt2 -
+"""
+
+
+@click.command(epilog=EXAMPLES)
+@options.model
+@click.argument("file")
+@click.option(
+    "--protocol",
+    type=click.Choice(["rolling", "strided"]),
+    default="rolling",
+    show_default=True,
+    help="How a text longer than the context is cut into windows.",
+)
+@click.option("--window", type=int, help="Tokens in a window [default: the model's context]")
+@click.option("--stride", type=int, help="Tokens between the starts of windows, for --protocol strided.")
+@options.dtype
+@options.delta
+@options.as_json
+def ppl(
+    *,
+    model: Path,
+    file: str,
+    protocol: str,
+    window: int | None,
+    stride: int | None,
+    dtype: str,
+    delta: Path | None,
+    as_json: bool,
+) -> None:
+    """Score the text in FILE (- for standard input): perplexity by token, word and byte, and bits per byte.
+
+    With --json: one Score, {"protocol", "tokens", "words", "bytes", "sum_logprob", "perplexity", "word_perplexity",
+    "byte_perplexity", "bits_per_byte", "token_logprobs"}.
+    """
+    text = options.text_of(file)
+    engine = open_engine(model, dtype=dtype, delta=delta)
+    with waiting(f"scoring {len(text):,} characters"):
+        score = engine.score(text, protocol=protocol, window=window, stride=stride)
+    if as_json:
+        print_json(score)
+        return
+    facts(
+        {
+            "protocol": score.protocol,
+            "tokens": score.tokens,
+            "words": score.words,
+            "bytes": score.bytes,
+            "perplexity": f"{score.perplexity:.4f}",
+            "word perplexity": f"{score.word_perplexity:.4f}",
+            "byte perplexity": f"{score.byte_perplexity:.4f}",
+            "bits per byte": f"{score.bits_per_byte:.4f}",
+        }
+    )

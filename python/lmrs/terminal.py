@@ -1,0 +1,59 @@
+"""What a person at a terminal sees: facts to standard output; progress, spinners and live losses to standard error."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+OUT = Console()
+ERR = Console(stderr=True)
+
+LINES_WITHOUT_TERMINAL = 10
+
+
+def facts(rows: Mapping[str, object]) -> None:
+    """Names and values, a line each; whole numbers with thousands separated."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+    OUT.print(table)
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """A spinner while something takes as long as it takes."""
+    with ERR.status(what):
+        yield
+
+
+@contextmanager
+def losses(what: str, steps: int) -> Iterator[Callable[[float, int], None]]:
+    """A live line for a training run: give it the loss and the tokens of each step.
+
+    Where there is no terminal, ten plain lines in place of the live one.
+    """
+    start, done, tokens = time.perf_counter(), 0, 0
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} tokens/s"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=ERR, disable=not ERR.is_terminal) as progress:
+        task = progress.add_task(what, total=steps, loss=float("nan"), rate=0.0)
+
+        def step(loss: float, count: int) -> None:
+            nonlocal done, tokens
+            done, tokens = done + 1, tokens + count
+            rate = tokens / (time.perf_counter() - start)
+            progress.update(task, advance=1, loss=loss, rate=rate)
+            if not ERR.is_terminal and done % max(1, steps // LINES_WITHOUT_TERMINAL) == 0:
+                ERR.print(f"{what}: step {done}/{steps}, loss {loss:.3f}, {rate:,.0f} tokens/s")
+
+        yield step

@@ -1,7 +1,7 @@
 """The native interpreter: each op runs its Rust kernel at once, and a tape, if one is open, takes note of it."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -66,9 +66,7 @@ def _tensor(operand: Any) -> _rs.Tensor | None:
     raise InputError(f"the native backend was given a {given}, expected an Array or a loaded Parameter")
 
 
-def _apply(
-    name: str, inputs: tuple[Any, ...], attributes: dict[str, Any], streams: tuple[Ragged, ...]
-) -> Array:
+def _apply(name: str, inputs: tuple[Any, ...], attributes: dict[str, Any], streams: tuple[Ragged, ...]) -> Array:
     tensors = [_tensor(operand) for operand in inputs]
     starts = [(stream.name, stream.starts.tolist()) for stream in streams if stream.starts is not None]
     tape = _TAPE.get()
@@ -88,19 +86,31 @@ def _taping(tape: _rs.Tape) -> Iterator[None]:
         _TAPE.reset(token)
 
 
+def differentiate(
+    loss: Callable[[], Array], of: Sequence[Array], *, randomness: tuple[int, int] | None = None
+) -> tuple[Array, list[Array | None]]:
+    """The scalar ``loss()`` and its gradient with respect to each of the values ``of``; None where it does not depend on one.
+
+    ``randomness`` is ``(seed, step)`` for dropout; without it dropout does nothing. Raises ShapeError if the loss is not a
+    scalar.
+    """
+    tape = _rs.Tape([value.tensor for value in of], randomness=randomness)
+    with _taping(tape):
+        value = loss()
+    grads = tape.backward(value.tensor, [value.tensor for value in of])
+    return value, [None if grad is None else Array(grad) for grad in grads]
+
+
 def value_and_grad(
     loss: Callable[[], Array], model: Module, *, randomness: tuple[int, int] | None = None
 ) -> tuple[float, Gradients]:
     """The value of ``loss()`` and its gradient with respect to each trainable parameter of ``model``.
 
     ``loss`` calls the model and returns a scalar ``[1, 1]``. The gradients have the parameters' shapes and dtypes and come
-    by path; a parameter the loss does not depend on is left out. ``randomness`` is ``(seed, step)`` for dropout; without
-    it dropout does nothing. Raises ShapeError if the loss is not a scalar, InputError if a parameter is not loaded.
+    by path; a parameter the loss does not depend on is left out. ``randomness`` and errors are those of
+    :func:`differentiate`; InputError if a parameter is not loaded.
     """
     trainable = {path: p for path, p in model.named_parameters().items() if p.trainable}
     tensors = [tensor for p in trainable.values() if (tensor := _tensor(p)) is not None]
-    tape = _rs.Tape(tensors, randomness=randomness)
-    with _taping(tape):
-        value = loss()
-    grads = tape.backward(value.tensor, tensors)
-    return value.item(), {path: grad for path, grad in zip(trainable, grads, strict=True) if grad is not None}
+    value, grads = differentiate(loss, [Array(tensor) for tensor in tensors], randomness=randomness)
+    return value.item(), {path: grad.tensor for path, grad in zip(trainable, grads, strict=True) if grad is not None}

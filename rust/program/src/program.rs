@@ -151,6 +151,18 @@ impl Program {
     ) -> Result<ValueId> {
         let metas: Vec<_> = inputs.iter().map(|v| v.map(|v| self.meta(v))).collect();
         let meta = op.operation().infer(&metas)?;
+        Ok(self.append(op, inputs, streams, path, meta))
+    }
+
+    /// Appends an op whose output is known to be `meta`.
+    pub(crate) fn append(
+        &mut self,
+        op: Op,
+        inputs: Vec<Option<ValueId>>,
+        streams: Vec<String>,
+        path: &str,
+        meta: Meta,
+    ) -> ValueId {
         let output = self.value(meta);
         self.nodes.push(Node {
             op,
@@ -159,7 +171,7 @@ impl Program {
             output,
             path: path.to_owned(),
         });
-        Ok(output)
+        output
     }
 
     /// What is known of a value.

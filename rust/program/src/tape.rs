@@ -63,7 +63,9 @@ impl Tape {
                 .iter()
                 .map(|t| t.as_ref().map(|t| self.leaf(t)))
                 .collect();
-            let output = self.program.push(op, values, names, "")?;
+            // Here every extent is known, also those that a Program can only name.
+            let meta = Meta::of(&forward.output);
+            let output = self.program.append(op, values, names, "", meta);
             self.traced.insert(forward.output.id());
             self.index.insert(forward.output.id(), output);
             self.steps.push(Step {

@@ -1,0 +1,399 @@
+"""One property suite over every op: complete, native equal to torch, recorded equal to eager, gradients right.
+
+A case is a strategy that draws one call of an op: its operands and how they are passed. Adding an op without a case,
+a Rust file, a torch function or a documented function in ``lmrs.ops`` fails :func:`test_complete`.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmrs import _rs, ops
+from lmrs.backend import native, record
+from lmrs.backend import torch as torch_backend
+from lmrs.batch import Ragged
+from lmrs.errors import InputError, ShapeError
+from lmrs.nn.module import Module, Parameter
+
+ROOT = Path(__file__).parent.parent
+Array = npt.NDArray[Any]
+KINDS = ["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh", "sigmoid"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """``call(*operands)`` with the ``operands`` wrapped for a backend.
+
+    Floats not in ``constant`` are differentiated; ``weights`` (and all vectors) stand in a Program as its parameters.
+    """
+
+    operands: tuple[Array | None, ...]
+    call: Callable[..., Any]
+    streams: tuple[Ragged, ...] = ()
+    constant: tuple[int, ...] = ()
+    weights: tuple[int, ...] = ()
+
+    def variables(self) -> list[int]:
+        """The positions of the operands that have a gradient."""
+        floats = [i for i, x in enumerate(self.operands) if x is not None and x.dtype.kind == "f"]
+        return [i for i in floats if i not in self.constant]
+
+    def cast(self, dtype: type) -> list[Array | None]:
+        """The operands with floats as ``dtype``."""
+        return [x.astype(dtype) if x is not None and x.dtype.kind == "f" else x for x in self.operands]
+
+
+CASES: dict[str, Callable[[st.DrawFn], Case]] = {}
+
+
+def case(strategy: Callable[[st.DrawFn], Case]) -> Callable[[st.DrawFn], Case]:
+    CASES[strategy.__name__.removesuffix("_")] = strategy
+    return strategy
+
+
+def floats(draw: st.DrawFn, *shape: int) -> Array:
+    """Normal numbers, none near zero, where relu has its kink."""
+    values = np.random.default_rng(draw(st.integers(0, 2**32))).normal(size=shape)
+    return np.where(np.abs(values) < 0.01, 0.5, values)
+
+
+def size(draw: st.DrawFn, most: int = 6) -> int:
+    return draw(st.integers(1, most))
+
+
+def indices(draw: st.DrawFn, count: int, below: int) -> Array:
+    return np.array(draw(st.lists(st.integers(0, below - 1), min_size=count, max_size=count)), np.int32)
+
+
+def lengths(draw: st.DrawFn, sequences: int) -> list[int]:
+    return draw(st.lists(st.integers(1, 4), min_size=sequences, max_size=sequences))
+
+
+@case
+def embed(draw: st.DrawFn) -> Case:
+    count = size(draw)
+    return Case((floats(draw, count, size(draw)), indices(draw, size(draw), count)), ops.embed, weights=(0,))
+
+
+@case
+def rows(draw: st.DrawFn) -> Case:
+    count = size(draw)
+    return Case((floats(draw, count, size(draw)), indices(draw, size(draw), count)), ops.rows)
+
+
+@case
+def linear(draw: st.DrawFn) -> Case:
+    t, i, o = size(draw), size(draw, 19), size(draw, 19)
+    bias = floats(draw, o) if draw(st.booleans()) else None
+    return Case((floats(draw, t, i), floats(draw, o, i), bias), ops.linear, weights=(1,))
+
+
+@case
+def low_rank(draw: st.DrawFn) -> Case:
+    t, i, o, r = size(draw), size(draw), size(draw), size(draw, 3)
+    operands = floats(draw, t, o), floats(draw, t, i), floats(draw, r, i), floats(draw, o, r)
+    return Case(operands, lambda *x: ops.low_rank(*x, scale=0.7), weights=(2, 3))
+
+
+@case
+def layer_norm(draw: st.DrawFn) -> Case:
+    t, d = size(draw), draw(st.integers(2, 9))
+    bias = floats(draw, d) if draw(st.booleans()) else None
+    return Case((floats(draw, t, d), floats(draw, d), bias), lambda *x: ops.layer_norm(*x, eps=1e-3))
+
+
+@case
+def rms_norm(draw: st.DrawFn) -> Case:
+    t, g, runs = size(draw), draw(st.integers(2, 9)), size(draw, 3)
+    return Case((floats(draw, t, g * runs), floats(draw, g)), lambda *x: ops.rms_norm(*x, eps=1e-3))
+
+
+@case
+def rope(draw: st.DrawFn) -> Case:
+    t, heads, pairs, rest = size(draw), size(draw, 3), size(draw, 3), draw(st.integers(0, 2))
+    dim = 2 * pairs + rest
+    operands = floats(draw, t, heads * dim), indices(draw, t, 50), np.abs(floats(draw, pairs))
+    return Case(operands, lambda *x: ops.rope(*x, head_dim=dim, factor=1.3), constant=(2,))
+
+
+@case
+def attention(draw: st.DrawFn) -> Case:
+    sequences, kv_heads, dim = size(draw, 3), size(draw, 2), size(draw, 5)
+    heads = kv_heads * size(draw, 2)
+    causal, self_attention = draw(st.sampled_from([(True, True), (False, True), (False, False)]))
+    queries = Ragged.of("queries", lengths(draw, sequences))
+    keys = queries if self_attention else Ragged.of("keys", lengths(draw, sequences))
+    t, s = queries.spans()[-1][1], keys.spans()[-1][1]
+    operands: list[Array | None] = [floats(draw, t, heads * dim), *(floats(draw, s, kv_heads * dim) for _ in "kv")]
+    relative = None
+    if draw(st.booleans()):
+        relative = {"buckets": 4, "max_distance": 3, "bidirectional": not causal}
+    operands.append(None if relative is None else floats(draw, 4, heads))
+    prefix = size(draw, 3) if draw(st.booleans()) else None
+    operands += [None if prefix is None else floats(draw, prefix, kv_heads * dim) for _ in "kv"]
+    options = {
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "scale": 0.4,
+        "causal": causal,
+        "window": draw(st.sampled_from([None, 1, 2])) if causal else None,
+        "softcap": draw(st.sampled_from([None, 1.5])),
+        "relative": relative,
+    }
+    call = lambda *x: ops.attention(*x, queries=queries, keys=keys, **options)  # noqa: E731
+    return Case(tuple(operands), call, (queries, keys) if keys is not queries else (queries,), weights=(3, 4, 5))
+
+
+@case
+def activation(draw: st.DrawFn) -> Case:
+    kind = draw(st.sampled_from(KINDS))
+    return Case((floats(draw, size(draw), size(draw)),), lambda x: ops.activation(x, kind=kind))
+
+
+@case
+def gated(draw: st.DrawFn) -> Case:
+    t, d, kind = size(draw), size(draw), draw(st.sampled_from(KINDS))
+    return Case((floats(draw, t, d), floats(draw, t, d)), lambda *x: ops.gated(*x, kind=kind))
+
+
+def broadcast(draw: st.DrawFn, op: Callable[..., Any]) -> Case:
+    t, d = size(draw), size(draw)
+    shape = draw(st.sampled_from([(t, d), (d,)]))
+    return Case((floats(draw, t, d), floats(draw, *shape)), op)
+
+
+@case
+def add(draw: st.DrawFn) -> Case:
+    return broadcast(draw, ops.add)
+
+
+@case
+def mul(draw: st.DrawFn) -> Case:
+    return broadcast(draw, ops.mul)
+
+
+@case
+def scale(draw: st.DrawFn) -> Case:
+    by = draw(st.sampled_from([-2.5, 0.0, 1.0]))
+    return Case((floats(draw, size(draw), size(draw)),), lambda x: ops.scale(x, by=by))
+
+
+@case
+def concat(draw: st.DrawFn) -> Case:
+    t = size(draw)
+    return Case(tuple(floats(draw, t, size(draw)) for _ in range(size(draw, 3))), ops.concat)
+
+
+@case
+def columns(draw: st.DrawFn) -> Case:
+    d = size(draw)
+    start = draw(st.integers(0, d - 1))
+    stop = draw(st.integers(start + 1, d))
+    return Case((floats(draw, size(draw), d),), lambda x: ops.columns(x, start=start, stop=stop))
+
+
+@case
+def pool(draw: st.DrawFn) -> Case:
+    kind, tokens = draw(st.sampled_from(["mean", "first", "last", "max"])), Ragged.of("tokens", lengths(draw, 3))
+    x = floats(draw, tokens.spans()[-1][1], size(draw))
+    return Case((x,), lambda x: ops.pool(x, tokens, kind=kind), (tokens,))
+
+
+@case
+def dropout(draw: st.DrawFn) -> Case:
+    return Case((floats(draw, size(draw), size(draw)),), lambda x: ops.dropout(x, rate=0.4, site="here"))
+
+
+def labelled(draw: st.DrawFn, op: Callable[..., Any]) -> Case:
+    t, d, v = size(draw), size(draw), size(draw, 19)
+    labels = np.where(indices(draw, t, 4) == 0, -100, indices(draw, t, v)).astype(np.int32)
+    bias = floats(draw, v) if draw(st.booleans()) else None
+    return Case((floats(draw, t, d), floats(draw, v, d), labels, bias), op, weights=(1,))
+
+
+@case
+def cross_entropy(draw: st.DrawFn) -> Case:
+    reduction = draw(st.sampled_from(["mean", "sum"]))
+    return labelled(draw, lambda *x: ops.cross_entropy(*x, reduction=reduction))
+
+
+@case
+def token_logprob(draw: st.DrawFn) -> Case:
+    return labelled(draw, ops.token_logprob)
+
+
+@case
+def sum_(draw: st.DrawFn) -> Case:
+    return Case((floats(draw, size(draw), size(draw)),), ops.sum)
+
+
+BUILT = sorted(set(CASES) & set(_rs.op_names()))
+
+
+def over_all_ops(test: Callable[..., None]) -> Callable[..., None]:
+    """``test(case)`` with drawn cases of each op."""
+
+    def run(op: str, data: st.DataObject) -> None:
+        test(CASES[op](data.draw))
+
+    run.__name__ = test.__name__
+    return pytest.mark.parametrize("op", BUILT)(settings(max_examples=20)(given(data=st.data())(run)))
+
+
+def weights_of(output: Array) -> Array:
+    """Numbers that make a scalar of an output: its gradient is then a general one."""
+    return np.random.default_rng(7).normal(size=output.shape).astype(output.dtype)
+
+
+def native_value(case: Case, operands: list[Array | None]) -> Array:
+    return case.call(*(None if x is None else native.array(x) for x in operands)).numpy()
+
+
+def native_gradients(case: Case, operands: list[Array | None], weights: Array) -> list[Array]:
+    values = [None if x is None else native.array(x) for x in operands]
+    variables = [values[i] for i in case.variables()]
+    _, grads = native.differentiate(lambda: ops.sum(ops.mul(case.call(*values), native.array(weights))), variables)
+    return [np.zeros_like(x.numpy()) if g is None else g.numpy() for x, g in zip(variables, grads, strict=True)]
+
+
+def torch_gradients(case: Case, operands: list[Array | None], weights: Array) -> tuple[Array, list[Array]]:
+    values = [None if x is None else torch.from_numpy(x.copy()) for x in operands]
+    variables = [values[i].requires_grad_() for i in case.variables()]
+    output = case.call(*values)
+    grads = torch.autograd.grad((output * torch.from_numpy(weights)).sum(), variables, allow_unused=True)
+    zeros = [np.zeros(x.shape) if g is None else g.numpy() for x, g in zip(variables, grads, strict=True)]
+    return output.detach().numpy(), zeros
+
+
+def assert_close(got: Array, expected: Array, bound: float, what: str = "") -> None:
+    """Within ``bound`` of the larger of 1 and the largest magnitude: errors of a sum grow with its terms."""
+    assert got.shape == expected.shape, what
+    worst = float(np.abs(got.astype(np.float64) - expected).max(initial=0.0))
+    assert worst <= bound * max(1.0, float(np.abs(expected).max(initial=0.0))), f"{what} {worst}"
+
+
+def test_complete() -> None:
+    names = set(_rs.op_names())
+    documented = (ROOT / "ARCHITECTURE.md").read_text()
+    assert set(CASES) == names
+    assert set(torch_backend._OPS) == names
+    for name in names:
+        assert inspect.getdoc(getattr(ops, name)), name
+        assert (ROOT / "rust" / "program" / "src" / "ops" / f"{name}.rs").is_file(), name
+        assert f"`{name}`" in documented, name
+
+
+@over_all_ops
+def test_native_is_torch(case: Case) -> None:
+    for dtype, bound in ((np.float64, 1e-12), (np.float32, 1e-5)):
+        operands = case.cast(dtype)
+        output = native_value(case, operands)
+        weights = weights_of(output)
+        expected, expected_grads = torch_gradients(case, operands, weights)
+        assert_close(output, expected, bound, "output")
+        grads = native_gradients(case, operands, weights)
+        for i, got, grad in zip(case.variables(), grads, expected_grads, strict=True):
+            assert_close(got, grad, bound, f"gradient of operand {i} in {dtype.__name__}")
+
+
+@over_all_ops
+def test_gradients_are_central_differences(case: Case) -> None:
+    operands, step = case.cast(np.float64), 1e-5
+    weights = weights_of(native_value(case, operands))
+    grads = native_gradients(case, operands, weights)
+    for i, grad in zip(case.variables(), grads, strict=True):
+        numeric = np.zeros_like(grad)
+        for at in np.ndindex(grad.shape):
+            ends = []
+            for h in (step, -step):
+                moved = [x if x is None or j != i else x.copy() for j, x in enumerate(operands)]
+                moved[i][at] += h
+                ends.append((native_value(case, moved) * weights).sum())
+            numeric[at] = (ends[0] - ends[1]) / (2 * step)
+        assert_close(grad, numeric, 1e-6, f"operand {i}")
+
+
+class Operands(Module):
+    """The float operands as weights, so that a Program holds them."""
+
+    def __init__(self, operands: list[Array | None]) -> None:
+        for i, x in enumerate(operands):
+            if x is not None and x.dtype.kind == "f":
+                setattr(self, f"operand{i}", Parameter(shape=x.shape, data=_rs.Tensor.from_numpy(x)))
+
+
+@over_all_ops
+def test_recorded_is_eager(case: Case) -> None:
+    operands = case.cast(np.float32)
+    model = Operands(operands)
+
+    def symbol(writer: record.Writer, i: int, x: Array | None) -> Any:
+        if x is None:
+            return None
+        if x.dtype.kind == "i" or (x.ndim == 2 and i not in case.weights):
+            width = x.shape[1] if x.ndim == 2 else None
+            return writer.input(f"operand{i}", rows=f"rows{len(x)}", dtype=x.dtype.name, width=width)
+        return getattr(model, f"operand{i}")
+
+    writer = record.Writer(model)
+    output = case.call(*(symbol(writer, i, x) for i, x in enumerate(operands)))
+    writer.program.finish([output.number])
+    given_inputs = {f"operand{i}": _rs.Tensor.from_numpy(x) for i, x in enumerate(operands) if x is not None}
+    inputs = {name: x for name, x in given_inputs.items() if name in writer.program.inputs}
+    streams = [(stream.name, stream.starts.tolist()) for stream in case.streams]
+    (run,) = writer.program.run(inputs, streams)
+    assert np.array_equal(run.numpy(), native_value(case, operands), equal_nan=True)
+
+
+def dropped(x: Array, *, seed: int, step: int, site: str = "a", rate: float = 0.25) -> Array:
+    value = native.array(x)
+    outputs = []
+
+    def loss() -> native.Array:
+        outputs.append(ops.dropout(value, rate=rate, site=site))
+        return ops.sum(ops.mul(outputs[0], outputs[0]))
+
+    _, (grad,) = native.differentiate(loss, [value], randomness=(seed, step))
+    output = outputs[0].numpy()
+    # The same mask on the way back: d(Σy²)/dx = 2·y / (1 - rate).
+    assert np.allclose(grad.numpy(), 2 * output / (1 - rate), rtol=1e-6)
+    return output
+
+
+def test_dropout_is_a_function_of_seed_step_and_site() -> None:
+    x = np.ones((200, 50), np.float32)
+    y = dropped(x, seed=1, step=2)
+    assert set(np.unique(y)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert abs((y == 0).mean() - 0.25) < 0.015
+    assert np.array_equal(y, dropped(x, seed=1, step=2))
+    for other in ({"seed": 2, "step": 2}, {"seed": 1, "step": 3}, {"seed": 1, "step": 2, "site": "b"}):
+        disagreement = (y != dropped(x, **other)).mean()
+        assert abs(disagreement - 2 * 0.25 * 0.75) < 0.02
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "names"),
+    [
+        (lambda a: ops.linear(a(2, 3), a(4, 5)), ShapeError, "linear"),
+        (lambda a: ops.linear(a(2, 3), a(4, 3), a(5)), ShapeError, "bias"),
+        (lambda a: ops.add(a(2, 3), a(3, 3)), ShapeError, "add"),
+        (lambda a: ops.columns(a(2, 3), start=2, stop=4), ShapeError, "columns"),
+        (lambda a: ops.embed(a(4, 2), native.array(np.array([0, 4], np.int32))), InputError, "4"),
+        (lambda a: ops.rows(a(4, 2), native.array(np.array([-1], np.int32))), InputError, "-1"),
+        (lambda a: ops.dropout(a(1, 1), rate=1.0, site="x"), InputError, "rate"),
+        (lambda a: ops.pool(a(3, 2), Ragged.of("tokens", [2, 2]), kind="mean"), ShapeError, "pool"),
+        (lambda a: ops.rope(a(2, 6), native.array(np.zeros(2, np.int32)), a(3), head_dim=4), ShapeError, "rope"),
+    ],
+)
+def test_bad_input_is_named(call: Callable[..., Any], error: type[Exception], names: str) -> None:
+    with pytest.raises(error, match=names):
+        call(lambda *shape: native.array(np.ones(shape, np.float32)))

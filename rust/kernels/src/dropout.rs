@@ -1,6 +1,6 @@
 //! Dropout whose mask is a function of (seed, step, site, element), so nothing is stored and nothing depends on order.
 
-use crate::{Real, Rows, RowsMut};
+use crate::{Real, Rows, RowsMut, team};
 
 /// What the mask depends on besides the element's index in the array.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,27 +36,25 @@ pub fn philox(counter: [u32; 4], seed: u64) -> [u32; 4] {
 /// Philox at counter `(e/4 mod 2³², e/4 / 2³², site, step)` is at least `rate · 2³²`.
 ///
 /// The same call on the gradient is the backward.
-pub fn dropout<F: Real>(x: Rows<F>, rate: f64, key: Key, mut out: RowsMut<F>) {
+pub fn dropout<F: Real>(x: Rows<F>, rate: f64, key: Key, out: RowsMut<F>) {
+    assert_eq!((x.rows(), x.width()), (out.rows(), out.width()));
     let threshold = (rate.clamp(0.0, 1.0) * 4_294_967_296.0) as u64;
     let keep = F::of(1.0 / (1.0 - rate));
-    for i in 0..x.rows() {
-        let first = (i * x.width()) as u64;
-        let mut block = u64::MAX;
-        let mut words = [0; 4];
-        for (j, (y, &x)) in out.row_mut(i).iter_mut().zip(x.row(i)).enumerate() {
-            let element = first + j as u64;
-            if element / 4 != block {
-                block = element / 4;
-                words = philox(
-                    [block as u32, (block >> 32) as u32, key.site, key.step],
-                    key.seed,
-                );
+    team::for_rows(out, team::rows_for::<F>(x.width()), |first, mut out| {
+        for i in 0..out.rows() {
+            let start = ((first + i) * x.width()) as u64;
+            let mut block = None;
+            let mut words = [0; 4];
+            for (j, (y, &x)) in out.row_mut(i).iter_mut().zip(x.row(first + i)).enumerate() {
+                let element = start + j as u64;
+                if block != Some(element / 4) {
+                    let at = element / 4;
+                    words = philox([at as u32, (at >> 32) as u32, key.site, key.step], key.seed);
+                    block = Some(at);
+                }
+                let kept = u64::from(words[(element % 4) as usize]) >= threshold;
+                *y = if kept { x * keep } else { F::ZERO };
             }
-            *y = if u64::from(words[element as usize % 4]) >= threshold {
-                x * keep
-            } else {
-                F::ZERO
-            };
         }
-    }
+    });
 }

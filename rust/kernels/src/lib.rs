@@ -13,12 +13,15 @@ pub mod attention;
 pub mod dropout;
 pub mod elementwise;
 pub mod embed;
+mod lanewise;
 pub mod linear;
+mod memory;
 pub mod norm;
 pub mod pool;
 pub mod rope;
 pub mod simd;
+pub mod team;
 pub mod view;
 
-pub use simd::Real;
+pub use simd::{Level, Real, level};
 pub use view::{Rows, RowsMut};

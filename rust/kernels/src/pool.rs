@@ -39,7 +39,7 @@ pub fn pool<F: Real>(kind: Pool, x: Rows<F>, starts: &[usize], mut out: RowsMut<
                 for i in 1..rows.rows() {
                     y.iter_mut()
                         .zip(rows.row(i))
-                        .for_each(|(y, &x)| *y = y.larger(x));
+                        .for_each(|(y, &x)| *y = if *y > x || y.is_nan() { *y } else { x });
                 }
             }
         }

@@ -1,10 +1,14 @@
 //! Rotary position embedding, rotate-half form (Su et al. 2021, as in GPT-NeoX and Llama).
 
-use crate::{Real, Rows, RowsMut};
+use crate::simd::{self, Kernel, Simd};
+use crate::{Real, Rows, RowsMut, team};
 
 /// Rotates pairs `(x[p], x[p + rotary/2])` of each head by `position · frequencies[p]`; `factor` multiplies cosine and sine.
 ///
 /// `x` is `[T, heads · head_dim]`, `frequencies` `[rotary/2]`; elements of a head from `rotary` on are copied.
+///
+/// # Panics
+/// If the shapes disagree.
 pub fn rope<F: Real>(
     x: Rows<F>,
     positions: &[i32],
@@ -13,10 +17,13 @@ pub fn rope<F: Real>(
     factor: F,
     out: RowsMut<F>,
 ) {
-    rotate(x, positions, frequencies, head_dim, factor, F::ONE, out);
+    rotate(x, positions, frequencies, head_dim, [factor, factor], out);
 }
 
 /// The gradient of [`rope`]: the opposite rotation.
+///
+/// # Panics
+/// If the shapes disagree.
 pub fn rope_backward<F: Real>(
     dy: Rows<F>,
     positions: &[i32],
@@ -25,31 +32,91 @@ pub fn rope_backward<F: Real>(
     factor: F,
     dx: RowsMut<F>,
 ) {
-    rotate(dy, positions, frequencies, head_dim, factor, -F::ONE, dx);
+    rotate(dy, positions, frequencies, head_dim, [factor, -factor], dx);
 }
 
+/// `factors` multiply the cosine and the sine.
 fn rotate<F: Real>(
     x: Rows<F>,
     positions: &[i32],
     frequencies: &[F],
     head_dim: usize,
-    factor: F,
-    direction: F,
-    mut out: RowsMut<F>,
+    factors: [F; 2],
+    out: RowsMut<F>,
 ) {
     let half = frequencies.len();
-    assert!(2 * half <= head_dim && x.rows() == positions.len());
-    for (i, &position) in positions.iter().enumerate() {
-        for (x, y) in x
-            .row(i)
-            .chunks_exact(head_dim)
-            .zip(out.row_mut(i).chunks_exact_mut(head_dim))
+    assert_eq!((x.rows(), x.width()), (out.rows(), out.width()));
+    assert_eq!(x.rows(), positions.len());
+    assert!(head_dim > 0 && x.width().is_multiple_of(head_dim) && 2 * half <= head_dim);
+    let level = simd::current();
+    team::for_rows(out, team::rows_for::<F>(4 * x.width()), |first, mut out| {
+        let (mut cos, mut sin) = (vec![F::ZERO; half], vec![F::ZERO; half]);
+        let mut last = None;
+        for i in 0..out.rows() {
+            let position = positions[first + i];
+            if last != Some(position) {
+                for (p, &frequency) in frequencies.iter().enumerate() {
+                    let (s, c) = (F::of(f64::from(position)) * frequency).sin_cos();
+                    (cos[p], sin[p]) = (c * factors[0], s * factors[1]);
+                }
+                last = Some(position);
+            }
+            let rotation = Rotation {
+                x: x.row(first + i),
+                cos: &cos,
+                sin: &sin,
+                head_dim,
+                out: out.row_mut(i),
+            };
+            F::dispatch(level, rotation);
+        }
+    });
+}
+
+struct Rotation<'a, F> {
+    x: &'a [F],
+    cos: &'a [F],
+    sin: &'a [F],
+    head_dim: usize,
+    out: &'a mut [F],
+}
+
+impl<F: Real> Kernel<F> for Rotation<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<F>>(self, s: S) {
+        let half = self.cos.len();
+        for (x, y) in self
+            .x
+            .chunks_exact(self.head_dim)
+            .zip(self.out.chunks_exact_mut(self.head_dim))
         {
-            for p in 0..half {
-                let (sin, cos) = (F::of(f64::from(position)) * frequencies[p]).sin_cos();
-                let (sin, cos) = (sin * factor * direction, cos * factor);
-                y[p] = x[p] * cos - x[p + half] * sin;
-                y[p + half] = x[p + half] * cos + x[p] * sin;
+            let mut p = 0;
+            while p < half {
+                let n = S::LANES.min(half - p);
+                // SAFETY: `2 · half ≤ head_dim`, so both elements of each pair lie in the head.
+                unsafe {
+                    let (cos, sin) = (
+                        s.load_part(self.cos.as_ptr().add(p), n),
+                        s.load_part(self.sin.as_ptr().add(p), n),
+                    );
+                    let (a, b) = (
+                        s.load_part(x.as_ptr().add(p), n),
+                        s.load_part(x.as_ptr().add(p + half), n),
+                    );
+                    s.store_part(
+                        y.as_mut_ptr().add(p),
+                        s.sub(s.mul(a, cos), s.mul(b, sin)),
+                        n,
+                    );
+                    s.store_part(
+                        y.as_mut_ptr().add(p + half),
+                        s.fma(a, sin, s.mul(b, cos)),
+                        n,
+                    );
+                }
+                p += n;
             }
             y[2 * half..].copy_from_slice(&x[2 * half..]);
         }

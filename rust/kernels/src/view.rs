@@ -1,5 +1,6 @@
 //! Row-major views of slices.
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 /// `rows` rows of `width` elements, `stride` elements apart.
@@ -129,6 +130,11 @@ impl<'a, F> Rows<'a, F> {
         }
     }
 
+    /// Start of the first row.
+    pub(crate) fn start(&self) -> *const F {
+        self.data.as_ptr()
+    }
+
     /// All rows as one slice when nothing lies between them.
     pub fn contiguous(&self) -> Option<&'a [F]> {
         (self.stride == self.width || self.rows <= 1).then(|| &self.data[..self.rows * self.width])
@@ -246,6 +252,113 @@ impl<'a, F> RowsMut<'a, F> {
             rows: self.rows,
             width: columns.len(),
             stride: self.stride,
+        }
+    }
+}
+
+/// Mutable rows that several threads cut disjoint parts from.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<'a, F> {
+    data: *mut F,
+    rows: usize,
+    width: usize,
+    stride: usize,
+    lifetime: PhantomData<&'a mut F>,
+}
+
+// SAFETY: parts are handed out only by `unsafe` functions whose callers keep them disjoint.
+unsafe impl<F: Send> Send for Shared<'_, F> {}
+// SAFETY: as above.
+unsafe impl<F: Send> Sync for Shared<'_, F> {}
+
+impl<'a, F> RowsMut<'a, F> {
+    pub(crate) fn share(self) -> Shared<'a, F> {
+        let Self {
+            data,
+            rows,
+            width,
+            stride,
+        } = self;
+        Shared {
+            data: data.as_mut_ptr(),
+            rows,
+            width,
+            stride,
+            lifetime: PhantomData,
+        }
+    }
+}
+
+impl<'a, F> Shared<'a, F> {
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn width(&self) -> usize {
+        self.width
+    }
+
+    pub(crate) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Start of a row; valid for `width` elements if `row < rows`.
+    pub(crate) fn row_ptr(&self, row: usize) -> *mut F {
+        debug_assert!(row < self.rows);
+        // In bounds whenever the row exists; nothing is read here.
+        self.data.wrapping_add(row * self.stride)
+    }
+
+    /// # Safety
+    /// No other view of row `row` exists.
+    pub(crate) unsafe fn row(&self, row: usize) -> &'a mut [F] {
+        assert!(row < self.rows, "row {row} of {}", self.rows);
+        // SAFETY: inside the slice it was made from; exclusive by the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.row_ptr(row), self.width) }
+    }
+
+    /// # Safety
+    /// No other view of these columns of row `row` exists.
+    pub(crate) unsafe fn part(&self, row: usize, columns: Range<usize>) -> &'a mut [F] {
+        assert!(
+            row < self.rows && columns.start <= columns.end && columns.end <= self.width,
+            "row {row} of {}",
+            self.rows
+        );
+        // SAFETY: inside the slice it was made from; exclusive by the caller's promise.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.row_ptr(row).add(columns.start), columns.len())
+        }
+    }
+
+    /// # Safety
+    /// No other view of these rows exists.
+    pub(crate) unsafe fn slice(&self, rows: Range<usize>) -> RowsMut<'a, F> {
+        assert!(
+            rows.start <= rows.end && rows.end <= self.rows,
+            "rows {rows:?} of {}",
+            self.rows
+        );
+        let length = rows
+            .len()
+            .checked_sub(1)
+            .map_or(0, |last| last * self.stride + self.width);
+        // SAFETY: inside the slice it was made from; exclusive by the caller's promise.
+        let data =
+            unsafe { std::slice::from_raw_parts_mut(self.row_ptr_or_start(rows.start), length) };
+        RowsMut {
+            data,
+            rows: rows.len(),
+            width: self.width,
+            stride: self.stride,
+        }
+    }
+
+    fn row_ptr_or_start(&self, row: usize) -> *mut F {
+        if row < self.rows {
+            self.row_ptr(row)
+        } else {
+            self.data
         }
     }
 }

@@ -1,85 +1,18 @@
-//! Products with packed weights.
+//! Products with packed weights, and the gradient of a weight.
+
+mod gradient;
+mod packed;
+pub(crate) mod tile;
+
+pub use gradient::gradient_weight;
+pub use packed::Packed;
 
 use crate::activation::Activation;
-use crate::{Real, Rows, RowsMut};
-
-/// Outputs in a panel.
-pub const PANEL: usize = 64;
-
-/// A weight `[outputs, inputs]` packed into panels `[outputs/64][inputs][64]`, the last padded with zeros.
-#[derive(Clone, Debug)]
-pub struct Packed<F> {
-    panels: Vec<F>,
-    outputs: usize,
-    inputs: usize,
-}
-
-impl<F: Real> Packed<F> {
-    /// Packs a weight `[outputs, inputs]`, for `x·Wᵀ`.
-    pub fn new(weight: Rows<F>) -> Self {
-        Self::stacked(&[weight])
-    }
-
-    /// Packs the transpose of `weight` `[inputs, outputs]`, for `x·W`: the gradient of the input of a linear layer.
-    pub fn transposed(weight: Rows<F>) -> Self {
-        let (inputs, outputs) = (weight.rows(), weight.width());
-        let mut panels = vec![F::ZERO; outputs.div_ceil(PANEL) * PANEL * inputs];
-        for k in 0..inputs {
-            for (n, &w) in weight.row(k).iter().enumerate() {
-                panels[(n / PANEL * inputs + k) * PANEL + n % PANEL] = w;
-            }
-        }
-        Self {
-            panels,
-            outputs,
-            inputs,
-        }
-    }
-
-    /// Packs several weights of the same number of inputs, one after another along the outputs (q, k and v in one product).
-    ///
-    /// # Panics
-    /// If the inputs differ.
-    pub fn stacked(weights: &[Rows<F>]) -> Self {
-        let inputs = weights.first().map_or(0, Rows::width);
-        let outputs = weights.iter().map(Rows::rows).sum::<usize>();
-        let mut panels = vec![F::ZERO; outputs.div_ceil(PANEL) * PANEL * inputs];
-        let mut n = 0;
-        for weight in weights {
-            assert_eq!(
-                weight.width(),
-                inputs,
-                "weights stacked along outputs have the same inputs"
-            );
-            for row in 0..weight.rows() {
-                for (k, &w) in weight.row(row).iter().enumerate() {
-                    panels[(n / PANEL * inputs + k) * PANEL + n % PANEL] = w;
-                }
-                n += 1;
-            }
-        }
-        Self {
-            panels,
-            outputs,
-            inputs,
-        }
-    }
-
-    /// Width of the result.
-    pub fn outputs(&self) -> usize {
-        self.outputs
-    }
-
-    /// Width of the input.
-    pub fn inputs(&self) -> usize {
-        self.inputs
-    }
-
-    /// Memory held.
-    pub fn bytes(&self) -> usize {
-        size_of_val(self.panels.as_slice())
-    }
-}
+use crate::simd::{self, Kernel, Simd};
+use crate::view::Shared;
+use crate::{Real, Rows, RowsMut, team};
+use packed::PANEL;
+use tile::{From, Operands};
 
 /// What a product is added to.
 #[derive(Clone, Copy, Debug, Default)]
@@ -117,54 +50,139 @@ impl<F: Real> Default for Epilogue<'_, F> {
     }
 }
 
+/// Rows of a block: its sums, 64 columns wide, stay in the first caches.
+const ROWS: usize = 96;
+/// Inputs of a panel that stay in the second cache while the rows of a block pass.
+const DEPTH: usize = 1024;
+
 /// `out = x·Wᵀ` `[M, outputs]` with an [`Epilogue`].
 ///
 /// Each output is one chain of fused multiply-adds over the inputs in order, so a row does not depend on the others.
 ///
 /// # Panics
 /// If the shapes disagree.
-pub fn matmul<F: Real>(
-    x: Rows<F>,
-    weight: &Packed<F>,
-    mut out: RowsMut<F>,
-    epilogue: &Epilogue<F>,
-) {
-    assert_eq!(x.width(), weight.inputs);
-    assert_eq!((x.rows(), weight.outputs), (out.rows(), out.width()));
-    for i in 0..x.rows() {
-        let row = x.row(i);
-        for n in 0..weight.outputs {
-            let mut sum = F::ZERO;
-            for (k, &x) in row.iter().enumerate() {
-                sum += x * weight.panels[(n / PANEL * weight.inputs + k) * PANEL + n % PANEL];
-            }
-            if let Some(bias) = epilogue.bias {
-                sum += bias[n];
-            }
-            if let Some(kind) = epilogue.activation {
-                sum = kind.of(sum);
-            }
-            sum = sum * epilogue.scale;
-            let out = &mut out.row_mut(i)[n];
-            *out = match epilogue.onto {
-                Onto::Zero => sum,
-                Onto::Output => *out + sum,
-                Onto::Rows(rows) => rows.row(i)[n] + sum,
-            };
-        }
+pub fn matmul<F: Real>(x: Rows<F>, weight: &Packed<F>, out: RowsMut<F>, epilogue: &Epilogue<F>) {
+    let (rows, outputs) = (x.rows(), weight.outputs());
+    assert_eq!(x.width(), weight.inputs(), "width of the input");
+    assert_eq!(
+        (rows, outputs),
+        (out.rows(), out.width()),
+        "shape of the output"
+    );
+    assert!(
+        epilogue.bias.is_none_or(|bias| bias.len() == outputs),
+        "length of the bias"
+    );
+    if let Onto::Rows(onto) = epilogue.onto {
+        assert_eq!(
+            (onto.rows(), onto.width()),
+            (rows, outputs),
+            "shape of the residual"
+        );
     }
+    let (out, level) = (out.share(), simd::current());
+    let panels = outputs.div_ceil(PANEL);
+    // Whole panels when they are enough to share; else their rows are split too.
+    let blocks = rows.div_ceil(ROWS);
+    let splits = if panels >= 4 * team::threads() {
+        1
+    } else {
+        blocks
+    };
+    team::parallel(panels * splits, |chunk| {
+        let (panel, split) = (chunk / splits, chunk % splits);
+        for block in split * blocks / splits..(split + 1) * blocks / splits {
+            let (first, last) = (block * ROWS, rows.min((block + 1) * ROWS));
+            F::dispatch(
+                level,
+                Block {
+                    x: x.slice(first..last),
+                    weight,
+                    panel,
+                    first,
+                    out,
+                    epilogue,
+                },
+            );
+        }
+    });
 }
 
-/// `dw = dyᵀ·x` `[outputs, inputs]` for `dy` `[T, outputs]` and `x` `[T, inputs]`: the gradient of a weight.
-pub fn gradient_weight<F: Real>(dy: Rows<F>, x: Rows<F>, mut dw: RowsMut<F>) {
-    assert_eq!(dy.rows(), x.rows());
-    assert_eq!((dy.width(), x.width()), (dw.rows(), dw.width()));
-    for o in 0..dy.width() {
-        let row = dw.row_mut(o);
-        row.fill(F::ZERO);
-        for t in 0..dy.rows() {
-            let d = dy.row(t)[o];
-            row.iter_mut().zip(x.row(t)).for_each(|(w, &x)| *w += d * x);
+struct Block<'a, F> {
+    x: Rows<'a, F>,
+    weight: &'a Packed<F>,
+    panel: usize,
+    first: usize,
+    out: Shared<'a, F>,
+    epilogue: &'a Epilogue<'a, F>,
+}
+
+#[repr(align(64))]
+struct Sums<F>([F; ROWS * PANEL]);
+
+impl<F: Real> Kernel<F> for Block<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<F>>(self, s: S) {
+        let Self {
+            x,
+            weight,
+            panel,
+            first,
+            out,
+            epilogue,
+        } = self;
+        let mut sums = std::mem::MaybeUninit::<Sums<F>>::uninit();
+        let sums = sums.as_mut_ptr().cast::<F>();
+        let (depth, columns) = (weight.inputs(), PANEL.min(weight.outputs() - panel * PANEL));
+        let weights = weight.panel(panel);
+        let mut k = 0;
+        // SAFETY: A is `x.rows()` rows of `depth`, B the panel, C the sums, which the first pass initialises.
+        unsafe {
+            while k < depth || k == 0 {
+                let o = Operands {
+                    a: x.start().add(k),
+                    a_row: x.stride(),
+                    a_step: 1,
+                    b: weights.as_ptr().add(k * PANEL),
+                    b_step: PANEL,
+                    c: sums,
+                    c_row: PANEL,
+                };
+                let from = if k == 0 { From::Zero } else { From::Output };
+                tile::product(s, x.rows(), columns, DEPTH.min(depth - k), o, from);
+                k += DEPTH;
+            }
+        }
+        for i in 0..x.rows() {
+            let mut at = 0;
+            while at < columns {
+                let (n, column) = (S::LANES.min(columns - at), panel * PANEL + at);
+                // SAFETY: `n` columns from `column` exist in the row, the bias and the residual; no other chunk has them.
+                unsafe {
+                    let mut y = s.load_part(sums.add(i * PANEL + at), n);
+                    if let Some(bias) = epilogue.bias {
+                        y = s.add(y, s.load_part(bias.as_ptr().add(column), n));
+                    }
+                    if let Some(kind) = epilogue.activation {
+                        y = kind.lanes(s, y);
+                    }
+                    let to = out.row_ptr(first + i).add(column);
+                    let scale = s.splat(epilogue.scale);
+                    y = match epilogue.onto {
+                        Onto::Zero => s.mul(scale, y),
+                        Onto::Output => s.fma(scale, y, s.load_part(to, n)),
+                        Onto::Rows(onto) => s.fma(
+                            scale,
+                            y,
+                            s.load_part(onto.row(first + i).as_ptr().add(column), n),
+                        ),
+                    };
+                    s.store_part(to, y, n);
+                }
+                at += n;
+            }
         }
     }
 }

@@ -1,105 +1,231 @@
-//! Vectors and instruction sets.
+//! Vectors and instruction sets: the only intrinsics of lmrs, and the choice between them at run time.
+//!
+//! A kernel is a struct of its arguments that implements [`Kernel`]; its `run` is written once over [`Simd`]. [`Real::dispatch`]
+//! calls it inside a function compiled for the chosen [`Level`]. Everything between that function and the intrinsics is
+//! `#[inline(always)]`, so the vector operations are compiled with the features of the level.
 
-use std::fmt::Debug;
-use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+mod math;
+mod real;
+mod scalar;
 
-mod sealed {
-    pub trait Sealed {}
-    impl Sealed for f32 {}
-    impl Sealed for f64 {}
+use std::cell::Cell;
+use std::fmt;
+use std::sync::OnceLock;
+
+pub use real::Real;
+pub use scalar::Scalar;
+
+/// An instruction set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// What every CPU has; the only level for `f64`.
+    Scalar,
+    /// AVX2 and FMA.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
 }
 
-/// The element types kernels run on: `f32`, with every instruction set, and `f64`, the reference for gradients.
-pub trait Real:
-    sealed::Sealed
-    + Copy
-    + Debug
-    + Default
-    + PartialOrd
-    + Send
-    + Sync
-    + 'static
-    + Add<Output = Self>
-    + Sub<Output = Self>
-    + Mul<Output = Self>
-    + Div<Output = Self>
-    + Neg<Output = Self>
-    + AddAssign
-{
-    /// 0.
-    const ZERO: Self;
-    /// 1.
-    const ONE: Self;
-    /// −∞.
-    const NEG_INFINITY: Self;
-    /// The nearest value to a 64-bit one.
-    fn of(value: f64) -> Self;
-    /// Exact for both types.
-    fn to_f64(self) -> f64;
-    /// √x.
-    fn sqrt(self) -> Self;
-    /// eˣ.
-    fn exp(self) -> Self;
-    /// Natural logarithm.
-    fn ln(self) -> Self;
-    /// Hyperbolic tangent.
-    fn tanh(self) -> Self;
-    /// Error function.
-    fn erf(self) -> Self;
-    /// Sine and cosine.
-    fn sin_cos(self) -> (Self, Self);
-    /// The larger of two; a NaN is kept.
-    fn larger(self, other: Self) -> Self {
-        if self > other || self.is_nan() {
-            self
-        } else {
-            other
+impl Level {
+    /// Every level, the narrowest first.
+    pub const ALL: [Self; 3] = [Self::Scalar, Self::Avx2, Self::Avx512];
+
+    /// The name used by `LMRS_SIMD`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Scalar => "scalar",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
         }
     }
-    /// Not a number.
-    fn is_nan(self) -> bool;
-    /// Neither NaN nor infinite.
-    fn is_finite(self) -> bool;
-}
 
-macro_rules! real {
-    ($f:ty, $erf:path) => {
-        impl Real for $f {
-            const ZERO: Self = 0.0;
-            const ONE: Self = 1.0;
-            const NEG_INFINITY: Self = <$f>::NEG_INFINITY;
-            fn of(value: f64) -> Self {
-                value as $f
-            }
-            fn to_f64(self) -> f64 {
-                self as f64
-            }
-            fn sqrt(self) -> Self {
-                <$f>::sqrt(self)
-            }
-            fn exp(self) -> Self {
-                <$f>::exp(self)
-            }
-            fn ln(self) -> Self {
-                <$f>::ln(self)
-            }
-            fn tanh(self) -> Self {
-                <$f>::tanh(self)
-            }
-            fn erf(self) -> Self {
-                $erf(self)
-            }
-            fn sin_cos(self) -> (Self, Self) {
-                <$f>::sin_cos(self)
-            }
-            fn is_nan(self) -> bool {
-                <$f>::is_nan(self)
-            }
-            fn is_finite(self) -> bool {
-                <$f>::is_finite(self)
+    /// Whether this CPU and operating system can run it.
+    #[cfg(target_arch = "x86_64")]
+    pub fn available(self) -> bool {
+        let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+        match self {
+            Self::Scalar => true,
+            Self::Avx2 => avx2 && !cfg!(miri),
+            Self::Avx512 => {
+                avx2 && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+                    && !cfg!(miri)
             }
         }
-    };
+    }
+
+    /// Whether this CPU and operating system can run it.
+    #[cfg(not(target_arch = "x86_64"))]
+    pub fn available(self) -> bool {
+        self == Self::Scalar
+    }
+
+    fn choose() -> Result<Self, LevelError> {
+        let best = Self::ALL
+            .into_iter()
+            .rev()
+            .find(|level| level.available())
+            .unwrap_or(Self::Scalar);
+        let Some(asked) = std::env::var_os("LMRS_SIMD") else {
+            return Ok(best);
+        };
+        match Self::ALL
+            .into_iter()
+            .find(|level| asked.to_str() == Some(level.name()))
+        {
+            Some(level) if level.available() => Ok(level),
+            Some(_) => Err(LevelError {
+                asked: asked.to_string_lossy().into_owned(),
+                best: Some(best),
+            }),
+            None => Err(LevelError {
+                asked: asked.to_string_lossy().into_owned(),
+                best: None,
+            }),
+        }
+    }
 }
-real!(f32, libm::erff);
-real!(f64, libm::erf);
+
+/// `LMRS_SIMD` names no level, or one this CPU cannot run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LevelError {
+    asked: String,
+    best: Option<Level>,
+}
+
+impl fmt::Display for LevelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.best {
+            Some(best) => write!(
+                f,
+                "LMRS_SIMD={}: this CPU cannot run it; its best is {}",
+                self.asked,
+                best.name()
+            ),
+            None => write!(
+                f,
+                "LMRS_SIMD={}: expected scalar, avx2 or avx512",
+                self.asked
+            ),
+        }
+    }
+}
+
+impl std::error::Error for LevelError {}
+
+/// The level kernels use: what `LMRS_SIMD` asks for, else the best this CPU can run. Decided once a process.
+pub fn level() -> Result<Level, LevelError> {
+    static LEVEL: OnceLock<Result<Level, LevelError>> = OnceLock::new();
+    LEVEL.get_or_init(Level::choose).clone()
+}
+
+thread_local! {
+    static FORCED: Cell<Option<Level>> = const { Cell::new(None) };
+}
+
+/// Runs `body` with kernels called from this thread at `level`: how one process tests and compares every level.
+///
+/// # Panics
+/// If this CPU cannot run `level`.
+pub fn with_level<R>(level: Level, body: impl FnOnce() -> R) -> R {
+    struct Restore(Option<Level>);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            FORCED.set(self.0);
+        }
+    }
+    assert!(level.available(), "this CPU cannot run {}", level.name());
+    let _restore = Restore(FORCED.replace(Some(level)));
+    body()
+}
+
+/// The level for a kernel entered on this thread. A wrong `LMRS_SIMD` is reported by [`level`]; here it means the scalar level.
+pub(crate) fn current() -> Level {
+    FORCED.get().unwrap_or_else(|| {
+        static LEVEL: OnceLock<Level> = OnceLock::new();
+        *LEVEL.get_or_init(|| level().unwrap_or(Level::Scalar))
+    })
+}
+
+/// Work written once for every level.
+pub trait Kernel<F: Real> {
+    /// What it returns.
+    type Output;
+    /// Does the work with vectors of `S`. Implementations are `#[inline(always)]`.
+    fn run<S: Simd<F>>(self, simd: S) -> Self::Output;
+}
+
+/// The vectors of one level over elements `F`.
+///
+/// A value of an implementing type is proof that the CPU has the level: they are made only by [`Real::dispatch`] after
+/// detection. That is why the arithmetic is safe to call; only loads and stores, which take pointers, are not.
+pub trait Simd<F: Real>: Copy + Send + Sync {
+    /// A vector.
+    type V: Copy;
+    /// Elements in a vector.
+    const LANES: usize;
+    /// Rows of the matrix tile whose accumulators, with [`Self::TILE_VECTORS`], fill the registers.
+    const TILE_ROWS: usize;
+    /// Vectors across that tile.
+    const TILE_VECTORS: usize;
+
+    /// All lanes equal to `x`.
+    fn splat(self, x: F) -> Self::V;
+    /// Loads `LANES` elements.
+    ///
+    /// # Safety
+    /// They can be read.
+    unsafe fn load(self, from: *const F) -> Self::V;
+    /// Stores `LANES` elements.
+    ///
+    /// # Safety
+    /// They can be written.
+    unsafe fn store(self, to: *mut F, v: Self::V);
+    /// Loads `n ≤ LANES` elements; the other lanes are 0.
+    ///
+    /// # Safety
+    /// `n` elements can be read.
+    unsafe fn load_part(self, from: *const F, n: usize) -> Self::V;
+    /// Stores the first `n ≤ LANES` lanes.
+    ///
+    /// # Safety
+    /// `n` elements can be written.
+    unsafe fn store_part(self, to: *mut F, v: Self::V, n: usize);
+
+    /// `a + b`.
+    fn add(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a − b`.
+    fn sub(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b`.
+    fn mul(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a / b`.
+    fn div(self, a: Self::V, b: Self::V) -> Self::V;
+    /// `a · b + c`, rounded once where the level has such an instruction.
+    fn fma(self, a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// The larger; `b` if either is NaN.
+    fn max(self, a: Self::V, b: Self::V) -> Self::V;
+    /// The smaller; `b` if either is NaN.
+    fn min(self, a: Self::V, b: Self::V) -> Self::V;
+    /// √a.
+    fn sqrt(self, a: Self::V) -> Self::V;
+    /// `a < b ? x : y` in each lane.
+    fn select_less(self, a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
+    /// Lanes below `n` of `v`, 0 in the others.
+    fn first(self, v: Self::V, n: usize) -> Self::V;
+    /// eˣ; at most 1.1 units in the last place off in `f32`; 0 at −∞, +∞ at overflow, NaN kept.
+    fn exp(self, x: Self::V) -> Self::V;
+    /// Hyperbolic tangent.
+    fn tanh(self, x: Self::V) -> Self::V;
+    /// Error function.
+    fn erf(self, x: Self::V) -> Self::V;
+    /// The sum of the lanes, in a fixed order.
+    fn sum(self, v: Self::V) -> F;
+    /// The largest lane.
+    fn largest(self, v: Self::V) -> F;
+}

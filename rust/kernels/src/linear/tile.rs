@@ -1,0 +1,168 @@
+//! The matrix tile: `C (+)= A·B` with the accumulators in registers.
+//!
+//! Lanes lie along the columns of B and C, and each element of C is one chain of fused multiply-adds over the depth in
+//! order. How a product is cut into tiles, and whether the depth is walked in one call or several, changes no bit.
+
+use crate::Real;
+use crate::simd::Simd;
+
+/// Where the operands of a product lie.
+#[derive(Clone, Copy)]
+pub(crate) struct Operands<F> {
+    /// A, `[rows, depth]`.
+    pub a: *const F,
+    /// Elements between rows of A.
+    pub a_row: usize,
+    /// Elements between columns of A.
+    pub a_step: usize,
+    /// B, `[depth, columns]`, each row readable up to the next multiple of 16 columns.
+    pub b: *const F,
+    /// Elements between rows of B.
+    pub b_step: usize,
+    /// C, `[rows, columns]`.
+    pub c: *mut F,
+    /// Elements between rows of C.
+    pub c_row: usize,
+}
+
+/// Whether a product starts from zero or from what C holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum From {
+    Zero,
+    Output,
+}
+
+/// One tile of `M` rows and `N` vectors.
+///
+/// # Safety
+/// The operands are valid for `M` rows, `depth` and `columns ≤ N · LANES`.
+#[inline(always)]
+unsafe fn tile<F: Real, S: Simd<F>, const M: usize, const N: usize>(
+    s: S,
+    columns: usize,
+    depth: usize,
+    o: Operands<F>,
+    from: From,
+) {
+    let mut sums = [[s.splat(F::ZERO); N]; M];
+    let lanes = |j: usize| columns.saturating_sub(j * S::LANES).min(S::LANES);
+    let whole = columns == N * S::LANES;
+    // SAFETY: every access is inside the operands, as the caller promises.
+    unsafe {
+        if from == From::Output {
+            for i in 0..M {
+                for j in 0..N {
+                    let c = o.c.add(i * o.c_row + j * S::LANES);
+                    sums[i][j] = if whole {
+                        s.load(c)
+                    } else {
+                        s.load_part(c, lanes(j))
+                    };
+                }
+            }
+        }
+        let (mut a, mut b) = (o.a, o.b);
+        for _ in 0..depth {
+            let mut w = [s.splat(F::ZERO); N];
+            for j in 0..N {
+                w[j] = s.load(b.add(j * S::LANES));
+            }
+            for i in 0..M {
+                let x = s.splat(*a.add(i * o.a_row));
+                for j in 0..N {
+                    sums[i][j] = s.fma(x, w[j], sums[i][j]);
+                }
+            }
+            a = a.wrapping_add(o.a_step);
+            b = b.wrapping_add(o.b_step);
+        }
+        for i in 0..M {
+            for j in 0..N {
+                let c = o.c.add(i * o.c_row + j * S::LANES);
+                if whole {
+                    s.store(c, sums[i][j])
+                } else {
+                    s.store_part(c, sums[i][j], lanes(j))
+                }
+            }
+        }
+    }
+}
+
+/// All rows for `N` vectors of columns.
+///
+/// # Safety
+/// As for [`product`].
+#[inline(always)]
+unsafe fn strip<F: Real, S: Simd<F>, const N: usize>(
+    s: S,
+    rows: usize,
+    columns: usize,
+    depth: usize,
+    o: Operands<F>,
+    from: From,
+) {
+    let mut row = 0;
+    while row < rows {
+        let m = S::TILE_ROWS.min(rows - row);
+        // SAFETY: rows `row..row + m` are inside the operands.
+        unsafe {
+            let o = Operands {
+                a: o.a.add(row * o.a_row),
+                c: o.c.add(row * o.c_row),
+                ..o
+            };
+            match m {
+                1 => tile::<F, S, 1, N>(s, columns, depth, o, from),
+                2 => tile::<F, S, 2, N>(s, columns, depth, o, from),
+                3 => tile::<F, S, 3, N>(s, columns, depth, o, from),
+                4 => tile::<F, S, 4, N>(s, columns, depth, o, from),
+                5 => tile::<F, S, 5, N>(s, columns, depth, o, from),
+                _ => tile::<F, S, 6, N>(s, columns, depth, o, from),
+            }
+        }
+        row += m;
+    }
+}
+
+/// `C = A·B`, or `C += A·B`, for any number of rows and columns.
+///
+/// # Safety
+/// The operands are valid for `rows`, `depth` and `columns`, and C overlaps neither A nor B.
+#[inline(always)]
+pub(crate) unsafe fn product<F: Real, S: Simd<F>>(
+    s: S,
+    rows: usize,
+    columns: usize,
+    depth: usize,
+    o: Operands<F>,
+    from: From,
+) {
+    let mut column = 0;
+    while column < columns {
+        let left = (columns - column).div_ceil(S::LANES);
+        // SAFETY: columns from `column` on are inside the operands.
+        unsafe {
+            let o = Operands {
+                b: o.b.add(column),
+                c: o.c.add(column),
+                ..o
+            };
+            let width = |vectors: usize| (vectors * S::LANES).min(columns - column);
+            // One row alone has registers for a wide strip, which then reads the panel once, in order.
+            if rows == 1 && S::TILE_VECTORS < 4 && left >= 8 {
+                tile::<F, S, 1, 8>(s, width(8), depth, o, from);
+                column += 8 * S::LANES;
+                continue;
+            }
+            let vectors = S::TILE_VECTORS.min(left);
+            match vectors {
+                1 => strip::<F, S, 1>(s, rows, width(1), depth, o, from),
+                3 if S::TILE_VECTORS > 2 => strip::<F, S, 3>(s, rows, width(3), depth, o, from),
+                4 if S::TILE_VECTORS > 2 => strip::<F, S, 4>(s, rows, width(4), depth, o, from),
+                _ => strip::<F, S, 2>(s, rows, width(2), depth, o, from),
+            }
+            column += vectors * S::LANES;
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Aligned storage for what kernels read most: packed weights, keys and values, scratch.
+
+use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use crate::Real;
+
+const LINE: usize = 64;
+const HUGE: usize = 2 << 20;
+
+/// A fixed number of elements on a cache-line boundary; large ones on 2 MiB pages where the system has them.
+pub(crate) struct Buffer<F> {
+    start: NonNull<F>,
+    length: usize,
+}
+
+// SAFETY: a buffer owns its elements like a `Box<[F]>`.
+unsafe impl<F: Send> Send for Buffer<F> {}
+// SAFETY: as above.
+unsafe impl<F: Sync> Sync for Buffer<F> {}
+
+fn layout<F>(length: usize) -> Layout {
+    let bytes = length
+        .checked_mul(size_of::<F>())
+        .expect("size of a buffer fits in usize");
+    let align = if bytes >= 2 * HUGE { HUGE } else { LINE };
+    Layout::from_size_align(bytes, align).expect("size of a buffer fits in isize")
+}
+
+impl<F: Real> Buffer<F> {
+    pub(crate) fn zeroed(length: usize) -> Self {
+        if length == 0 {
+            return Self {
+                start: NonNull::dangling(),
+                length,
+            };
+        }
+        let layout = layout::<F>(length);
+        // SAFETY: the layout is not empty.
+        let Some(start) = NonNull::new(unsafe { alloc(layout) }.cast::<F>()) else {
+            handle_alloc_error(layout)
+        };
+        advise(start.as_ptr().cast(), layout);
+        // SAFETY: freshly allocated; all bits zero is 0.0.
+        unsafe { start.as_ptr().write_bytes(0, length) };
+        Self { start, length }
+    }
+}
+
+/// Asks for huge pages. It must come before the first touch, which is why `alloc_zeroed` will not do.
+#[cfg(all(target_os = "linux", not(miri)))]
+fn advise(start: *mut u8, layout: Layout) {
+    unsafe extern "C" {
+        fn madvise(start: *mut u8, length: usize, advice: i32) -> i32;
+    }
+    const MADV_HUGEPAGE: i32 = 14;
+    if layout.align() == HUGE {
+        // SAFETY: the range was just allocated; the call changes no contents, and its failure does not matter.
+        unsafe { madvise(start, layout.size() / HUGE * HUGE, MADV_HUGEPAGE) };
+    }
+}
+
+#[cfg(any(not(target_os = "linux"), miri))]
+fn advise(_: *mut u8, _: Layout) {}
+
+impl<F> Drop for Buffer<F> {
+    fn drop(&mut self) {
+        if self.length > 0 {
+            // SAFETY: allocated with this layout.
+            unsafe { dealloc(self.start.as_ptr().cast(), layout::<F>(self.length)) };
+        }
+    }
+}
+
+impl<F> Deref for Buffer<F> {
+    type Target = [F];
+
+    fn deref(&self) -> &[F] {
+        // SAFETY: `length` initialised elements, or none.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl<F> DerefMut for Buffer<F> {
+    fn deref_mut(&mut self) -> &mut [F] {
+        // SAFETY: `length` initialised elements, or none; borrowed mutably.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length) }
+    }
+}
+
+impl<F> fmt::Debug for Buffer<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Buffer({})", self.length)
+    }
+}

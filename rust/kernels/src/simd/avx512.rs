@@ -1,0 +1,156 @@
+//! 512-bit vectors of `f32`: AVX-512 F, BW, DQ and VL.
+
+#![allow(clippy::undocumented_unsafe_blocks)] // SAFETY, for every block: an `Avx512` exists only on a CPU that has the features.
+
+use std::arch::x86_64::*;
+
+use super::math::{self, Parts};
+use super::{Kernel, Simd};
+
+/// Proof that the CPU has AVX-512 F, BW, DQ and VL.
+#[derive(Clone, Copy)]
+pub struct Avx512(());
+
+/// Runs a kernel with 512-bit vectors.
+///
+/// # Safety
+/// The CPU has AVX2, FMA and AVX-512 F, BW, DQ and VL.
+#[target_feature(enable = "avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")]
+pub unsafe fn run<K: Kernel<f32>>(kernel: K) -> K::Output {
+    kernel.run(Avx512(()))
+}
+
+/// The first `n` lanes.
+#[inline(always)]
+fn mask(n: usize) -> __mmask16 {
+    ((1_u32 << n) - 1) as __mmask16
+}
+
+impl Simd<f32> for Avx512 {
+    type V = __m512;
+    const LANES: usize = 16;
+    const TILE_ROWS: usize = 6;
+    const TILE_VECTORS: usize = 4;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    unsafe fn load(self, from: *const f32) -> __m512 {
+        unsafe { _mm512_loadu_ps(from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store(self, to: *mut f32, v: __m512) {
+        unsafe { _mm512_storeu_ps(to, v) }
+    }
+
+    #[inline(always)]
+    unsafe fn load_part(self, from: *const f32, n: usize) -> __m512 {
+        unsafe { _mm512_maskz_loadu_ps(mask(n), from) }
+    }
+
+    #[inline(always)]
+    unsafe fn store_part(self, to: *mut f32, v: __m512, n: usize) {
+        unsafe { _mm512_mask_storeu_ps(to, mask(n), v) }
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_sub_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn div(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_div_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn fma(self, a: __m512, b: __m512, c: __m512) -> __m512 {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn max(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_max_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn min(self, a: __m512, b: __m512) -> __m512 {
+        unsafe { _mm512_min_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn sqrt(self, a: __m512) -> __m512 {
+        unsafe { _mm512_sqrt_ps(a) }
+    }
+
+    #[inline(always)]
+    fn select_less(self, a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
+        unsafe { _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x) }
+    }
+
+    #[inline(always)]
+    fn first(self, v: __m512, n: usize) -> __m512 {
+        unsafe { _mm512_maskz_mov_ps(mask(n), v) }
+    }
+
+    #[inline(always)]
+    fn exp(self, x: __m512) -> __m512 {
+        math::exp(self, x)
+    }
+
+    #[inline(always)]
+    fn tanh(self, x: __m512) -> __m512 {
+        math::tanh(self, x)
+    }
+
+    #[inline(always)]
+    fn erf(self, x: __m512) -> __m512 {
+        math::erf(self, x)
+    }
+
+    #[inline(always)]
+    fn sum(self, v: __m512) -> f32 {
+        unsafe { _mm512_reduce_add_ps(v) }
+    }
+
+    #[inline(always)]
+    fn largest(self, v: __m512) -> f32 {
+        unsafe { _mm512_reduce_max_ps(v) }
+    }
+}
+
+impl Parts for Avx512 {
+    #[inline(always)]
+    fn round(self, v: __m512) -> __m512 {
+        unsafe { _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(v) }
+    }
+
+    #[inline(always)]
+    fn scale_by_power(self, v: __m512, n: __m512) -> __m512 {
+        unsafe { _mm512_scalef_ps(v, n) }
+    }
+
+    #[inline(always)]
+    fn abs(self, v: __m512) -> __m512 {
+        unsafe { _mm512_abs_ps(v) }
+    }
+
+    #[inline(always)]
+    fn with_sign(self, magnitude: __m512, sign: __m512) -> __m512 {
+        unsafe { _mm512_or_ps(magnitude, _mm512_and_ps(_mm512_set1_ps(-0.0), sign)) }
+    }
+}

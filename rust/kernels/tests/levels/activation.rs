@@ -1,0 +1,221 @@
+use lmrs_kernels::activation::{Activation, activate, activate_backward, gated, gated_backward};
+use lmrs_kernels::simd::{Kernel, Real, Simd};
+use lmrs_kernels::{Level, Rows, RowsMut};
+
+use crate::{assert_close, assert_gradient, each_level, single, values};
+
+const ALL: [Activation; 7] = [
+    Activation::Gelu,
+    Activation::GeluTanh,
+    Activation::QuickGelu,
+    Activation::Relu,
+    Activation::Silu,
+    Activation::Tanh,
+    Activation::Sigmoid,
+];
+
+fn naive(kind: Activation, x: f64) -> f64 {
+    let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+    match kind {
+        Activation::Gelu => x / 2.0 * (1.0 + libm::erf(x / 2.0_f64.sqrt())),
+        Activation::GeluTanh => {
+            x / 2.0
+                * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+        }
+        Activation::QuickGelu => x * sigmoid(1.702 * x),
+        Activation::Relu => x.max(0.0),
+        Activation::Silu => x * sigmoid(x),
+        Activation::Tanh => x.tanh(),
+        Activation::Sigmoid => sigmoid(x),
+    }
+}
+
+fn run<F: Real>(kind: Activation, x: &[F]) -> Vec<F> {
+    let mut out = vec![F::ZERO; x.len()];
+    activate(
+        kind,
+        Rows::new(x, 1, x.len()),
+        RowsMut::new(&mut out, 1, x.len()),
+    );
+    out
+}
+
+#[test]
+fn values_slopes_and_gates() {
+    for length in [0, 1, 15, 16, 17, 1000] {
+        let x: Vec<f64> = values(length, 5)
+            .iter()
+            .map(|v| f64::from((v * 12.0) as f32))
+            .collect();
+        let (up, dy) = (values(length, 6), values(length, 7));
+        for kind in ALL {
+            let want: Vec<f64> = x.iter().map(|&x| naive(kind, x)).collect();
+            let mut slope = vec![0.0; length];
+            activate_backward(
+                kind,
+                Rows::new(&x, 1, length),
+                Rows::new(&vec![1.0; length], 1, length),
+                RowsMut::new(&mut slope, 1, length),
+            );
+            assert_gradient(
+                |x| run(kind, x).iter().sum(),
+                &x,
+                &slope,
+                &format!("{kind:?}"),
+            );
+            each_level(|level| {
+                let what = format!("{level:?} {kind:?}");
+                let (x32, up32, dy32) = (single(&x), single(&up), single(&dy));
+                let row = |v| Rows::<f32>::new(v, 1, length);
+                assert_close(&run(kind, &x32), &want, 3e-7, &what);
+                let mut out = vec![0.0; length];
+                activate_backward(
+                    kind,
+                    row(&x32),
+                    row(&dy32),
+                    RowsMut::new(&mut out, 1, length),
+                );
+                let d: Vec<f64> = slope.iter().zip(&dy).map(|(s, d)| s * d).collect();
+                assert_close(&out, &d, 2e-6, &what);
+                gated(
+                    kind,
+                    row(&x32),
+                    row(&up32),
+                    RowsMut::new(&mut out, 1, length),
+                );
+                let y: Vec<f64> = want.iter().zip(&up).map(|(w, u)| w * u).collect();
+                assert_close(&out, &y, 3e-7, &what);
+                let mut dup = vec![0.0; length];
+                gated_backward(
+                    kind,
+                    row(&x32),
+                    row(&up32),
+                    row(&dy32),
+                    RowsMut::new(&mut out, 1, length),
+                    RowsMut::new(&mut dup, 1, length),
+                );
+                let d: Vec<f64> = d.iter().zip(&up).map(|(d, u)| d * u).collect();
+                assert_close(&out, &d, 2e-6, &what);
+                let d: Vec<f64> = want.iter().zip(&dy).map(|(w, d)| w * d).collect();
+                assert_close(&dup, &d, 3e-7, &what);
+            });
+        }
+    }
+}
+
+#[test]
+fn edges() {
+    each_level(|level| {
+        for kind in ALL {
+            assert!(run(kind, &[f32::NAN])[0].is_nan(), "{level:?} {kind:?}");
+            assert!(
+                run(kind, &[200.0_f32, -200.0])
+                    .iter()
+                    .all(|y| y.is_finite()),
+                "{level:?} {kind:?}"
+            );
+        }
+    });
+}
+
+#[derive(Clone, Copy)]
+enum Function {
+    Exp,
+    Tanh,
+    Erf,
+}
+
+struct Apply<'a>(Function, &'a mut [f32]);
+
+impl Kernel<f32> for Apply<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<f32>>(self, s: S) {
+        for x in self.1.chunks_exact_mut(S::LANES) {
+            // SAFETY: the chunk holds `LANES` elements.
+            unsafe {
+                let v = s.load(x.as_ptr());
+                let v = match self.0 {
+                    Function::Exp => s.exp(v),
+                    Function::Tanh => s.tanh(v),
+                    Function::Erf => s.erf(v),
+                };
+                s.store(x.as_mut_ptr(), v);
+            }
+        }
+    }
+}
+
+/// The largest error of `function` on `points` in units of the last place of the result.
+fn ulps(level: Level, function: Function, points: &[f32]) -> f64 {
+    let mut got = points.to_vec();
+    f32::dispatch(level, Apply(function, &mut got));
+    points
+        .iter()
+        .zip(&got)
+        .map(|(&x, &y)| {
+            let x = f64::from(x);
+            let want = match function {
+                Function::Exp => x.exp(),
+                Function::Tanh => x.tanh(),
+                Function::Erf => libm::erf(x),
+            };
+            let exponent = want.abs().max(f64::from(f32::MIN_POSITIVE)).log2().floor();
+            (f64::from(y) - want).abs() / 2.0_f64.powf(exponent - 23.0)
+        })
+        .fold(0.0, f64::max)
+}
+
+#[test]
+fn accuracy_in_units_of_the_last_place() {
+    let spread = |low: f32, high: f32| -> Vec<f32> {
+        (0..1 << 18)
+            .map(|i| low + (high - low) * i as f32 / ((1 << 18) as f32))
+            .collect()
+    };
+    each_level(|level| {
+        for (function, low, high, bound) in [
+            (Function::Exp, -87.0, 88.0, 1.1),
+            (Function::Exp, -1.0, 1.0, 1.1),
+            (Function::Exp, -103.0, -87.0, 1.1),
+            (Function::Tanh, -10.0, 10.0, 3.0),
+            (Function::Tanh, -1.0, 1.0, 3.0),
+            (Function::Erf, -5.0, 5.0, 3.0),
+            (Function::Erf, -1.0, 1.0, 3.0),
+        ] {
+            let error = ulps(level, function, &spread(low, high));
+            println!(
+                "{level:?} {} on [{low}, {high}]: {error:.3} ulp",
+                ["exp", "tanh", "erf"][function as usize]
+            );
+            assert!(error <= bound, "{level:?}: {error} ulp on [{low}, {high}]");
+        }
+        let mut x = [
+            f32::NEG_INFINITY,
+            -1e30,
+            -200.0,
+            200.0,
+            1e30,
+            f32::INFINITY,
+            0.0,
+            f32::NAN,
+        ]
+        .repeat(2);
+        f32::dispatch(level, Apply(Function::Exp, &mut x));
+        assert_eq!(
+            x[..7],
+            [
+                0.0,
+                0.0,
+                0.0,
+                f32::INFINITY,
+                f32::INFINITY,
+                f32::INFINITY,
+                1.0
+            ],
+            "{level:?}"
+        );
+        assert!(x[7].is_nan());
+    });
+}

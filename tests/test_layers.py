@@ -11,8 +11,7 @@ PACKAGE = ROOT / "python" / "lmrs"
 # Each row may import the rows above it and its own; nothing may import a row below.
 LAYERS = [
     ["errors"],
-    ["ops"],
-    ["batch"],
+    ["batch", "ops"],
     ["nn"],
     ["backend", "tokenizer"],
     ["initialise", "weights"],

@@ -1,0 +1,195 @@
+"""BERT (Devlin et al. 2018): bidirectional, post-norm, with a masked-token head and a pooler if the file has them."""
+
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from lmrs import ops
+from lmrs.batch import Batch, Ragged
+from lmrs.errors import ConfigError
+from lmrs.models.config import Fields
+from lmrs.models.model import LanguageModel
+from lmrs.models.source import Source, Sources, both, weight
+from lmrs.nn.attention import Attention, Heads
+from lmrs.nn.feedforward import FeedForward
+from lmrs.nn.layers import Embedding, Head, LayerNorm, Linear
+from lmrs.nn.module import Module
+from lmrs.ops import Activation, Value
+
+IGNORED = re.compile(r"(bert\.)?embeddings\.(position_ids|token_type_ids)")
+_DECODER = "cls.predictions.decoder.weight"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """``segments`` is the number of token types; the last flags say which parts beside the encoder there are."""
+
+    family: ClassVar[str] = "bert"
+    vocabulary: int
+    width: int
+    layers: int
+    heads: int
+    context: int
+    inner: int
+    segments: int = 2
+    kind: Activation = "gelu"
+    eps: float = 1e-12
+    tied: bool = True
+    mlm: bool = True
+    pooler: bool = False
+    next_sentence: bool = False
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any], names: Collection[str] | None = None) -> "Config":
+        """From config.json; which heads there are is read off the tensor ``names`` of the file if given."""
+        read = Fields(fields)
+        read.expect("position_embedding_type", "absolute")
+        read.expect("is_decoder", False)
+        width, heads = read.size("hidden_size"), read.size("num_attention_heads")
+        if width % heads:
+            raise ConfigError(f"hidden_size is {width}, expected a multiple of num_attention_heads = {heads}")
+        return cls(
+            vocabulary=read.size("vocab_size"),
+            width=width,
+            layers=read.size("num_hidden_layers"),
+            heads=heads,
+            context=read.size("max_position_embeddings"),
+            inner=read.size("intermediate_size"),
+            segments=read.size("type_vocab_size", 2),
+            kind=read.activation("hidden_act", "gelu"),
+            eps=read.number("layer_norm_eps", 1e-12),
+            tied=read.flag("tie_word_embeddings", True) if names is None else _DECODER not in names,
+            mlm=names is None or "cls.predictions.bias" in names,
+            pooler=names is not None and any(name.endswith("pooler.dense.weight") for name in names),
+            next_sentence=names is not None and "cls.seq_relationship.weight" in names,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields transformers reads."""
+        whole = "BertForPreTraining" if self.next_sentence else "BertForMaskedLM"
+        return {
+            "model_type": self.family,
+            "architectures": [whole if self.mlm else "BertModel"],
+            "vocab_size": self.vocabulary,
+            "hidden_size": self.width,
+            "num_hidden_layers": self.layers,
+            "num_attention_heads": self.heads,
+            "max_position_embeddings": self.context,
+            "intermediate_size": self.inner,
+            "type_vocab_size": self.segments,
+            "hidden_act": self.kind,
+            "layer_norm_eps": self.eps,
+            "tie_word_embeddings": self.tied,
+        }
+
+
+class Block(Module):
+    """``norm1(x + attn(x))``, then ``norm2(x + ff(x))``."""
+
+    def __init__(self, config: Config) -> None:
+        heads = Heads(config.heads, config.heads, config.width // config.heads)
+        self.attn = Attention(config.width, heads, causal=False)
+        self.norm1 = LayerNorm(config.width, eps=config.eps)
+        self.ff = FeedForward(config.width, config.inner, kind=config.kind)
+        self.norm2 = LayerNorm(config.width, eps=config.eps)
+
+    def forward(self, x: Value, seqs: Ragged) -> Value:
+        """``[T, width]`` to ``[T, width]``."""
+        x = self.norm1(x + self.attn(x, seqs))
+        return self.norm2(x + self.ff(x))
+
+
+class Model(LanguageModel):
+    """The encoder, and above it what the file has: ``head`` if ``config.mlm``, ``pooler`` if ``config.pooler``."""
+
+    config: Config
+
+    def __init__(self, config: Config, metadata: Mapping[str, Any] | None = None) -> None:
+        self.config, self.metadata = config, metadata or {}
+        self.embed = Embedding(config.vocabulary, config.width)
+        self.positions = Embedding(config.context, config.width)
+        self.segments = Embedding(config.segments, config.width)
+        self.embed_norm = LayerNorm(config.width, eps=config.eps)
+        self.blocks = [Block(config) for _ in range(config.layers)]
+        if config.pooler:
+            self.pooler = Linear(config.width, config.width)
+        if config.next_sentence:
+            self.next_sentence = Linear(config.width, 2)
+        if config.mlm:
+            self.transform = Linear(config.width, config.width)
+            self.transform_norm = LayerNorm(config.width, eps=config.eps)
+            tied = self.embed if config.tied else None
+            self.head = Head(config.width, config.vocabulary, tied=tied, bias=True)
+
+    def states(self, batch: Batch) -> Value:
+        """The output of the last block, ``[T, width]``: what sentence embeddings are pooled from."""
+        x = self.embed(batch.ids) + self.segments(batch.segments)
+        x = self.embed_norm(x + self.positions(batch.positions))
+        for block in self.blocks:
+            x = block(x, batch.seqs)
+        return x
+
+    def pooled(self, batch: Batch) -> Value:
+        """``tanh`` of a projection of each sequence's first state, ``[sequences, width]``; not a sentence embedding.
+
+        Raises ConfigError if the file had no pooler.
+        """
+        if not self.config.pooler:
+            raise ConfigError("this BERT has no pooler: its file holds no pooler.dense.weight")
+        return ops.activation(self.pooler(ops.pool(self.states(batch), batch.seqs, kind="first")), kind="tanh")
+
+    def hidden(self, batch: Batch) -> Value:
+        """``norm(act(dense(states)))``, what goes into the masked-token head. Raises ConfigError if there is none."""
+        if not self.config.mlm:
+            raise ConfigError("this BERT has no masked-token head: its file holds no cls.predictions.bias")
+        return self.transform_norm(ops.activation(self.transform(self.states(batch)), kind=self.config.kind))
+
+
+def copies(_fields: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
+    """Tensors that a file may repeat: each with the one it repeats."""
+    words = _stored("embeddings.word_embeddings.weight", names)
+    return {_DECODER: words, "cls.predictions.decoder.bias": "cls.predictions.bias"}
+
+
+def weights(config: Config, names: Collection[str] = ()) -> Sources:
+    """Where each parameter is in a checkpoint with these tensor names; as transformers writes it if none are given."""
+    start = "" if not names and not config.mlm else "bert."
+    sources: Sources = {}
+    for path, name in (("embed", "word"), ("positions", "position"), ("segments", "token_type")):
+        sources |= weight(path, f"{start}embeddings.{name}_embeddings")
+    sources |= both("embed_norm", f"{start}embeddings.LayerNorm")
+    for i in range(config.layers):
+        block, stored = f"blocks.{i}", f"{start}encoder.layer.{i}"
+        for path, name in _BLOCK.items():
+            sources |= both(f"{block}.{path}", f"{stored}.{name}")
+    if config.pooler:
+        sources |= both("pooler", f"{start}pooler.dense")
+    if config.next_sentence:
+        sources |= both("next_sentence", "cls.seq_relationship")
+    if config.mlm:
+        sources |= both("transform", "cls.predictions.transform.dense")
+        sources |= both("transform_norm", "cls.predictions.transform.LayerNorm")
+        sources["head.bias"] = Source("cls.predictions.bias")
+        if not config.tied:
+            sources["head.weight"] = Source(_DECODER)
+    return {path: Source(_stored(source.name, names)) for path, source in sources.items()} if names else sources
+
+
+_BLOCK = {
+    "attn.q": "attention.self.query",
+    "attn.k": "attention.self.key",
+    "attn.v": "attention.self.value",
+    "attn.o": "attention.output.dense",
+    "norm1": "attention.output.LayerNorm",
+    "ff.up": "intermediate.dense",
+    "ff.down": "output.dense",
+    "norm2": "output.LayerNorm",
+}
+
+
+def _stored(name: str, names: Collection[str]) -> str:
+    """``name`` as this file spells it: a bare encoder has no prefix, old files say gamma and beta."""
+    old = name.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+    spellings = (name, name.removeprefix("bert."), old, old.removeprefix("bert."), f"bert.{name}")
+    return next((spelling for spelling in spellings if spelling in names), name)

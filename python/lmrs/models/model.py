@@ -1,0 +1,47 @@
+"""What every family's model offers to training, evaluation and the engine."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from lmrs import ops
+from lmrs.batch import Batch
+from lmrs.nn.layers import Head
+from lmrs.nn.module import Module
+from lmrs.ops import Value
+
+
+class Config(Protocol):
+    """The part of a family's Config that all share. ``context`` is None where the family sets no limit."""
+
+    @property
+    def family(self) -> str: ...  # noqa: D102
+    @property
+    def vocabulary(self) -> int: ...  # noqa: D102
+    @property
+    def width(self) -> int: ...  # noqa: D102
+    @property
+    def context(self) -> int | None: ...  # noqa: D102
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields of a config.json that transformers reads as the same model."""
+
+
+class LanguageModel(Module):
+    """A model whose ``head`` turns ``hidden`` states into logits.
+
+    ``config`` is the family's Config; ``metadata`` are all fields of the config.json it was loaded from (ids of special
+    tokens among them), written back when the model is saved.
+    """
+
+    config: Config
+    metadata: Mapping[str, Any]
+    head: Head
+
+    def hidden(self, batch: Batch) -> Value:
+        """What goes into the head, ``[T, width]``."""
+        raise NotImplementedError
+
+    def forward(self, batch: Batch) -> Value:
+        """The logits ``[N, V]`` of the rows ``batch.select``, of all rows if it is None."""
+        hidden = self.hidden(batch)
+        return self.head(hidden if batch.select is None else ops.rows(hidden, batch.select))

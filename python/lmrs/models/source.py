@@ -1,0 +1,65 @@
+"""Where in a checkpoint the numbers of a canonical parameter are, in a form that can be read backwards for saving."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Array: TypeAlias = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Tensor ``name`` of a checkpoint, or a part of it.
+
+    ``transposed``: it is stored ``[in, out]``. ``rows``: of that, after transposing, only rows start … stop-1, because
+    several parameters are stored one after another.
+    """
+
+    name: str
+    transposed: bool = False
+    rows: tuple[int, int] | None = None
+
+    def read(self, tensor: Array) -> Array:
+        """The parameter's values, contiguous, from the whole tensor ``name``."""
+        values = tensor.T if self.transposed else tensor
+        return np.ascontiguousarray(values if self.rows is None else values[slice(*self.rows)])
+
+
+Sources: TypeAlias = dict[str, Source]
+
+
+def both(path: str, name: str) -> Sources:
+    """The sources of the weight and the bias of module ``path``, stored under ``name``."""
+    return {f"{path}.{kind}": Source(f"{name}.{kind}") for kind in ("weight", "bias")}
+
+
+def weight(path: str, name: str) -> Sources:
+    """The source of the weight of module ``path``, stored under ``name``."""
+    return {f"{path}.weight": Source(f"{name}.weight")}
+
+
+def by_tensor(sources: Sources) -> dict[str, dict[str, Source]]:
+    """The sources grouped by checkpoint tensor."""
+    groups: dict[str, dict[str, Source]] = defaultdict(dict)
+    for path, source in sources.items():
+        groups[source.name][path] = source
+    return dict(groups)
+
+
+def stored_shape(shapes: Mapping[str, tuple[int, ...]], parts: Mapping[str, Source]) -> tuple[int, ...]:
+    """The shape of the tensor that holds the parameters ``parts``, whose own shapes are ``shapes``."""
+    path, source = next(iter(parts.items()))
+    length = max(part.rows[1] for part in parts.values() if part.rows) if source.rows else shapes[path][0]
+    shape = (length, *shapes[path][1:])
+    return shape[::-1] if source.transposed else shape
+
+
+def written(values: Mapping[str, Array], parts: Mapping[str, Source]) -> Array:
+    """The inverse of :meth:`Source.read`: the tensor that holds ``parts``, whose values are ``values``."""
+    ordered = sorted(parts, key=lambda path: parts[path].rows or (0, 0))
+    whole = np.concatenate([values[path] for path in ordered])
+    return np.ascontiguousarray(whole.T if next(iter(parts.values())).transposed else whole)

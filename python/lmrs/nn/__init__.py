@@ -1,0 +1,1 @@
+"""Modules: the parts models are assembled from, written in the ops."""

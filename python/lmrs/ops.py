@@ -1,0 +1,227 @@
+"""The ops: the small, closed set of functions that every model is written in.
+
+Activations are float arrays of rank 2, ``[rows, width]``; ids, labels, positions and row indices are int32 arrays of
+rank 1. There is no batch axis and no padding: sequences lie one after another and a :class:`~lmrs.batch.Ragged` says
+where each starts. An op does nothing itself. It hands its name, inputs and attributes to the interpreter of the first
+input whose type is registered: a native array runs a Rust kernel, a torch tensor runs torch, a recorded value is
+written down. The error of every op is :class:`~lmrs.errors.ShapeError` when shapes do not fit, which only the
+interpreter can judge, and :class:`~lmrs.errors.InputError` when no input carries a value.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from lmrs.errors import InputError
+
+if TYPE_CHECKING:
+    from lmrs.batch import Ragged
+
+Value: TypeAlias = Any
+"""What an interpreter computes with: ``backend.native.Array``, ``torch.Tensor`` or ``backend.record.Recorded``."""
+
+Operand: TypeAlias = Any
+"""A Value, or a Parameter whose data the interpreter understands."""
+
+Attributes: TypeAlias = dict[str, Any]
+Interpreter: TypeAlias = Callable[[str, "tuple[Operand | None, ...]", Attributes, "tuple[Ragged, ...]"], Value]
+
+Activation = Literal["gelu", "gelu_tanh", "quick_gelu", "relu", "silu", "tanh", "sigmoid"]
+Pooling = Literal["mean", "first", "last", "max"]
+Reduction = Literal["mean", "sum"]
+
+_INTERPRETERS: dict[type, Interpreter] = {}
+
+
+def register(value_type: type, apply: Interpreter) -> None:
+    """Let ``apply(name, inputs, attributes, streams)`` run the ops whose values are of ``value_type``."""
+    _INTERPRETERS[value_type] = apply
+
+
+def _run(name: str, *inputs: "Operand | None", streams: "tuple[Ragged, ...]" = (), **attributes: Any) -> Value:
+    for operand in inputs:
+        for kind in type(operand).__mro__:
+            if kind in _INTERPRETERS:
+                return _INTERPRETERS[kind](name, inputs, attributes, streams)
+    given = ", ".join(type(operand).__name__ for operand in inputs)
+    raise InputError(f"{name}: no input is a value of a loaded backend (given: {given})")
+
+
+def embed(table: Operand, ids: Value) -> Value:
+    """Rows of ``table [V, d]`` chosen by ``ids [T]``: ``y[t] = table[ids[t]]``, ``[T, d]``.
+
+    Raises InputError if an id is not in ``0 … V-1``.
+    """
+    return _run("embed", table, ids)
+
+
+def linear(x: Value, weight: Operand, bias: Operand | None = None) -> Value:
+    """``y = x·Wᵀ + b`` for ``x [T, i]``, ``weight [o, i]``, ``bias [o]``; ``[T, o]``."""
+    return _run("linear", x, weight, bias)
+
+
+def low_rank(base: Value, x: Value, a: Operand, b: Operand, *, scale: float) -> Value:
+    """``y = base + scale·(x·Aᵀ)·Bᵀ`` for ``base [T, o]``, ``x [T, i]``, ``a [r, i]``, ``b [o, r]``; ``[T, o]``.
+
+    The low-rank update of LoRA (Hu et al. 2021, eq. 3), with ``scale = alpha / rank``.
+    """
+    return _run("low_rank", base, x, a, b, scale=scale)
+
+
+def layer_norm(x: Value, weight: Operand, bias: Operand | None = None, *, eps: float) -> Value:
+    """``y = (x - mean(x)) / sqrt(var(x) + eps) · w + b`` over the width of ``x [T, d]`` (Ba et al. 2016)."""
+    return _run("layer_norm", x, weight, bias, eps=eps)
+
+
+def rms_norm(x: Value, weight: Operand, *, eps: float) -> Value:
+    """``y = x / sqrt(mean(x²) + eps) · w`` (Zhang & Sennrich 2019).
+
+    ``weight [g]``, where ``g`` divides the width of ``x [T, d]``: each run of ``g`` columns is normalised by itself, so
+    one op serves the norm of a residual stream (``g = d``) and that of every head of a query (``g = head_dim``).
+    """
+    return _run("rms_norm", x, weight, eps=eps)
+
+
+def rope(x: Value, positions: Value, frequencies: Operand, *, head_dim: int, factor: float = 1.0) -> Value:
+    """Rotary position embedding (Su et al. 2021) of ``x [T, heads·head_dim]`` at ``positions [T]``.
+
+    ``frequencies [r]`` turns the first ``2r`` columns of each head; column ``j < r`` is paired with column ``j + r``
+    (the rotate-half layout): with ``θ = position·frequencies[j]``,
+    ``y[j] = factor·(x[j]·cos θ - x[j+r]·sin θ)`` and ``y[j+r] = factor·(x[j+r]·cos θ + x[j]·sin θ)``.
+    The remaining columns pass through.
+    """
+    return _run("rope", x, positions, frequencies, head_dim=head_dim, factor=factor)
+
+
+def attention(
+    q: Value,
+    k: Value,
+    v: Value,
+    table: Operand | None = None,
+    prefix_k: Operand | None = None,
+    prefix_v: Operand | None = None,
+    *,
+    queries: "Ragged",
+    keys: "Ragged",
+    heads: int,
+    kv_heads: int,
+    scale: float,
+    causal: bool,
+    window: int | None = None,
+    softcap: float | None = None,
+    relative: dict[str, Any] | None = None,
+    cache: str | None = None,
+) -> Value:
+    """``softmax(scale·q·kᵀ + bias)·v`` for each head and sequence; ``[T, heads·head_dim]``.
+
+    ``q [T, heads·head_dim]`` is split by ``queries``, ``k`` and ``v [S, kv_heads·head_dim]`` by ``keys``; query head
+    ``h`` reads key head ``h·kv_heads // heads`` (Ainslie et al. 2023). With ``c`` keys already in the slot ``cache``,
+    query ``i`` of a sequence is number ``c + i`` and, when ``causal``, sees keys ``0 … c+i``, only the last ``window``
+    of them if that is given. ``softcap`` replaces a score ``s`` by ``softcap·tanh(s / softcap)``.
+
+    ``table [buckets, heads]`` with ``relative = {"buckets", "max_distance", "bidirectional"}`` adds
+    ``table[bucket(j - i), h]`` to the score of key ``j`` for query ``i`` (Raffel et al. 2020, §2.1).
+    ``prefix_k``, ``prefix_v [p, kv_heads·head_dim]`` come before the keys of every sequence and are seen by every
+    query, without bias (Li & Liang 2021).
+    """
+    return _run(
+        "attention",
+        q,
+        k,
+        v,
+        table,
+        prefix_k,
+        prefix_v,
+        streams=(queries, keys),
+        heads=heads,
+        kv_heads=kv_heads,
+        scale=scale,
+        causal=causal,
+        window=window,
+        softcap=softcap,
+        relative=relative,
+        cache=cache,
+    )
+
+
+def activation(x: Value, *, kind: Activation) -> Value:
+    """``y = kind(x)`` elementwise.
+
+    ``gelu`` is ``x·Φ(x)`` by the error function, ``gelu_tanh`` its tanh form (Hendrycks & Gimpel 2016), ``quick_gelu``
+    ``x·σ(1.702·x)``, ``silu`` ``x·σ(x)``.
+    """
+    return _run("activation", x, kind=kind)
+
+
+def gated(gate: Value, up: Value, *, kind: Activation) -> Value:
+    """``y = kind(gate)·up`` elementwise, both ``[T, d]`` (Shazeer 2020)."""
+    return _run("gated", gate, up, kind=kind)
+
+
+def add(x: Value, y: Operand) -> Value:
+    """``x + y`` for ``x [T, d]`` and ``y [T, d]`` or ``[d]``."""
+    return _run("add", x, y)
+
+
+def mul(x: Value, y: Operand) -> Value:
+    """``x·y`` elementwise for ``x [T, d]`` and ``y [T, d]`` or ``[d]``."""
+    return _run("mul", x, y)
+
+
+def scale(x: Value, *, by: float) -> Value:
+    """``by·x``."""
+    return _run("scale", x, by=by)
+
+
+def concat(*values: Value) -> Value:
+    """The values ``[T, d₁]``, ``[T, d₂]``, … side by side: ``[T, d₁ + d₂ + …]``."""
+    return _run("concat", *values)
+
+
+def columns(x: Value, *, start: int, stop: int) -> Value:
+    """Columns ``start … stop-1`` of ``x [T, d]``."""
+    return _run("columns", x, start=start, stop=stop)
+
+
+def rows(x: Value, index: Value) -> Value:
+    """``y[n] = x[index[n]]`` for ``x [T, d]``, ``index [N]``; ``[N, d]``. Raises InputError if one is out of range."""
+    return _run("rows", x, index)
+
+
+def pool(x: Value, sequences: "Ragged", *, kind: Pooling) -> Value:
+    """One row a sequence: the mean, first, last or columnwise largest row of ``x [T, d]``; ``[sequences, d]``."""
+    return _run("pool", x, streams=(sequences,), kind=kind)
+
+
+def dropout(x: Value, *, rate: float, site: str) -> Value:
+    """While gradients are taken, zero an element with probability ``rate`` and divide the others by ``1 - rate``.
+
+    ``site`` names the place in the model, so that two places draw different masks (Srivastava et al. 2014).
+    """
+    return _run("dropout", x, rate=rate, site=site)
+
+
+def cross_entropy(
+    x: Value,
+    weight: Operand,
+    labels: Value,
+    bias: Operand | None = None,
+    *,
+    reduction: Reduction = "mean",
+    ignore: int = -100,
+) -> Value:
+    """``Σ_t -log softmax(x_t·Wᵀ + b)[labels_t]`` over rows whose label is not ``ignore``; ``[1, 1]``, in nats.
+
+    ``x [T, d]``, ``weight [V, d]``, ``labels [T]``, ``bias [V]``. ``mean`` divides by the number of rows that count,
+    and is 0 when there is none. The logits ``[T, V]`` are never stored by the native interpreter.
+    """
+    return _run("cross_entropy", x, weight, labels, bias, reduction=reduction, ignore=ignore)
+
+
+def token_logprob(x: Value, weight: Operand, labels: Value, bias: Operand | None = None) -> Value:
+    """``log softmax(x_t·Wᵀ + b)[labels_t]`` in nats, ``[T, 1]``; 0 where ``labels_t < 0``. Shapes as cross_entropy."""
+    return _run("token_logprob", x, weight, labels, bias)
+
+
+def sum(x: Value) -> Value:
+    """The sum of all elements, ``[1, 1]``."""
+    return _run("sum", x)

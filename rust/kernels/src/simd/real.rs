@@ -56,6 +56,15 @@ pub trait Real:
     fn is_nan(self) -> bool;
     /// Neither NaN nor infinite.
     fn is_finite(self) -> bool;
+    /// The larger of two; a NaN is kept.
+    #[inline(always)]
+    fn larger(self, other: Self) -> Self {
+        if self > other || self.is_nan() {
+            self
+        } else {
+            other
+        }
+    }
     /// Runs `kernel` compiled for `level`.
     ///
     /// # Panics

@@ -1,1 +1,32 @@
-//! The engine: prefill, decode, generation, scoring and embedding of recorded Programs
+//! The engine: generation, scoring and embedding by recorded Programs.
+//!
+//! Nothing here knows a family or a tokenizer: a [`Generator`] is a Program of logits (and, for an encoder-decoder, the
+//! encoder's), and text comes from a [`Detokenizer`]. What a request gets does not depend on what runs beside it: rows of a
+//! Program do not depend on each other, and a draw depends on the request's seed and the number of the token.
+#![forbid(unsafe_code)]
+#![deny(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
+
+mod batch;
+mod cache;
+mod embed;
+mod generation;
+mod request;
+mod sampler;
+mod scheduler;
+mod score;
+mod stop;
+mod text;
+
+pub use embed::{Segmented, embed};
+pub use generation::{Encoder, Generation, Generator, Progress};
+pub use request::{Completion, Finish, Request, check_ids};
+pub use sampler::Sampling;
+pub use scheduler::{Id, Limits, Scheduler, Span};
+pub use score::{Window, score};
+pub use stop::{Found, StopStrings};
+pub use text::{Detokenizer, Text};

@@ -52,7 +52,7 @@ impl<F: Real> Head<'_, F> {
                 out[first + row] = if label < 0 {
                     F::ZERO
                 } else {
-                    row_logits[label as usize] - log_sum_exp(row_logits)
+                    token_logprob(row_logits, label as usize)
                 };
             }
         });
@@ -144,6 +144,14 @@ pub struct Gradients<'a, F> {
     pub weight: Option<RowsMut<'a, F>>,
     /// `[vocabulary]`.
     pub bias: Option<&'a mut [F]>,
+}
+
+/// `log softmax(logits)[label]`: what [`Head::token_logprob`] gives for a row with these logits, to the bit.
+///
+/// # Panics
+/// If there is no such label.
+pub fn token_logprob<F: Real>(logits: &[F], label: usize) -> F {
+    logits[label] - log_sum_exp(logits)
 }
 
 /// `log Σ exp`, shifted by the largest.

@@ -1,0 +1,292 @@
+//! The step loop: many requests of unequal length, packed into one batch a step.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lmrs_program::{Program, Ragged};
+use lmrs_tensor::{Error, Result, Tensor};
+
+use crate::batch::Packing;
+use crate::cache::{BatchCache, SequenceCache};
+use crate::request::{Completion, Finish, Request, check_ids};
+use crate::scheduler::{Id, Limits, Scheduler, Span};
+use crate::text::{Detokenizer, Text};
+
+/// A model that writes.
+pub struct Generator {
+    /// Logits of selected rows: `ids` and so on, for an encoder-decoder `memory` too, to `[selected, vocabulary]`.
+    pub logits: Program,
+    /// The encoder, if there is one, and the token with which the decoder starts.
+    pub encoder: Option<Encoder>,
+    /// Ids are below it.
+    pub vocabulary: usize,
+    /// The most tokens a sequence may have.
+    pub context: Option<usize>,
+    /// Writes the text.
+    pub detokenizer: Arc<dyn Detokenizer>,
+}
+
+/// The first half of an encoder-decoder.
+pub struct Encoder {
+    /// `ids` to states `[tokens, width]`.
+    pub program: Program,
+    /// The width of the states.
+    pub width: usize,
+    /// The token with which the decoder starts.
+    pub start: u32,
+}
+
+/// Something that happened to a request in a step.
+#[derive(Debug)]
+pub struct Progress {
+    /// The request.
+    pub id: Id,
+    /// New text; empty if all of it is held back.
+    pub piece: String,
+    /// The whole, if the request is over.
+    pub completion: Option<Completion>,
+}
+
+/// Requests being worked on. Dropping it, or removing a request, frees what they hold.
+pub struct Generation {
+    generator: Arc<Generator>,
+    scheduler: Scheduler,
+    sequences: BTreeMap<Id, Sequence>,
+    next: Id,
+}
+
+struct Sequence {
+    request: Request,
+    /// What the decoder has seen and will see: the prompt (or the start token) and the tokens chosen.
+    tokens: Vec<u32>,
+    new: usize,
+    logprobs: Vec<f32>,
+    text: Text,
+    cache: SequenceCache,
+}
+
+impl Generation {
+    /// Nothing to do yet.
+    pub fn new(generator: Arc<Generator>, limits: Limits) -> Self {
+        Self {
+            generator,
+            scheduler: Scheduler::new(limits),
+            sequences: BTreeMap::new(),
+            next: 0,
+        }
+    }
+
+    /// Takes a request in; it starts at one of the next steps.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the part of the request that is out of its range.
+    pub fn add(&mut self, request: Request) -> Result<Id> {
+        let Generator {
+            vocabulary,
+            context,
+            ref encoder,
+            ..
+        } = *self.generator;
+        check_ids("prompt", &request.prompt, vocabulary, context)?;
+        request.sampling.check()?;
+        if request.max_tokens == 0 {
+            return Err(Error::input("max_tokens", &0, "1 or more"));
+        }
+        let (tokens, source) = match encoder {
+            Some(encoder) => (vec![encoder.start], request.prompt.len()),
+            None => (request.prompt.clone(), 0),
+        };
+        let read: &[u32] = if encoder.is_some() {
+            &[]
+        } else {
+            &request.prompt
+        };
+        let text = Text::after(read, request.stop.clone());
+        let id = self.next;
+        self.next += 1;
+        let most = tokens.len().saturating_add(request.max_tokens);
+        let most = context.map_or(most, |context| most.min(context));
+        self.scheduler.add(id, source, tokens.len(), most);
+        let (logprobs, cache) = (Vec::new(), SequenceCache::default());
+        self.sequences.insert(
+            id,
+            Sequence {
+                request,
+                tokens,
+                new: 0,
+                logprobs,
+                text,
+                cache,
+            },
+        );
+        Ok(id)
+    }
+
+    /// Forgets a request; what it holds is free at once and others are not disturbed.
+    pub fn remove(&mut self, id: Id) {
+        self.scheduler.remove(id);
+        self.sequences.remove(&id);
+    }
+
+    /// Whether every request is over.
+    pub fn is_idle(&self) -> bool {
+        self.scheduler.is_idle()
+    }
+
+    /// Computes one step and says what came of it.
+    ///
+    /// # Errors
+    /// What the Program raises; the requests of the step are lost then.
+    pub fn step(&mut self) -> Result<Vec<Progress>> {
+        let spans = self.scheduler.plan();
+        let result = self
+            .compute(&spans)
+            .and_then(|logits| self.choose(&spans, &logits));
+        if result.is_err() {
+            for span in &spans {
+                self.remove(span.id);
+            }
+        }
+        result
+    }
+
+    /// The logits of the spans that end their sequence, one row each.
+    fn compute(&mut self, spans: &[Span]) -> Result<Tensor> {
+        let lost = || Error::Internal("a span of a request that is not there".into());
+        let memory = self.encode(spans)?;
+        let mut packing = Packing::new();
+        for span in spans {
+            let sequence = self.sequences.get(&span.id).ok_or_else(lost)?;
+            let tokens = sequence.tokens.get(span.tokens.clone()).ok_or_else(lost)?;
+            packing.push(tokens, span.tokens.start);
+            if span.last {
+                packing.select_last();
+            }
+        }
+        let mut caches: BTreeMap<Id, &mut SequenceCache> = self
+            .sequences
+            .iter_mut()
+            .map(|(&id, sequence)| (id, &mut sequence.cache))
+            .collect();
+        let ours = spans
+            .iter()
+            .map(|span| caches.remove(&span.id).ok_or_else(lost));
+        let mut cache = BatchCache(ours.collect::<Result<_>>()?);
+        let outputs = self
+            .generator
+            .logits
+            .run(&packing.bindings(memory)?, Some(&mut cache))?;
+        let logits = outputs.into_iter().next();
+        logits.ok_or_else(|| Error::Internal("a program of logits without output".into()))
+    }
+
+    /// The encoder's states for sequences that start in this step; the others have read theirs into the cache.
+    fn encode(&self, spans: &[Span]) -> Result<Option<(Tensor, Ragged)>> {
+        let Some(encoder) = &self.generator.encoder else {
+            return Ok(None);
+        };
+        let mut packing = Packing::new();
+        let mut starts = vec![0];
+        for span in spans {
+            if span.tokens.start == 0
+                && let Some(sequence) = self.sequences.get(&span.id)
+            {
+                packing.push(&sequence.request.prompt, 0);
+            }
+            starts.push(packing.tokens());
+        }
+        let starts = Ragged::new(&starts)?;
+        if packing.sequences() == 0 {
+            return Ok(Some((Tensor::zeros::<f32>([0, encoder.width]), starts)));
+        }
+        let states = encoder
+            .program
+            .run(&packing.bindings(None)?, None)?
+            .into_iter()
+            .next();
+        let states = states.ok_or_else(|| Error::Internal("an encoder without output".into()))?;
+        Ok(Some((states, starts)))
+    }
+
+    /// The next token of each span that ends its sequence.
+    fn choose(&mut self, spans: &[Span], logits: &Tensor) -> Result<Vec<Progress>> {
+        let width = logits.width().max(1);
+        let rows = logits.values::<f32>()?.chunks_exact(width);
+        let mut progress = Vec::new();
+        for (span, row) in spans.iter().filter(|span| span.last).zip(rows) {
+            let Some(sequence) = self.sequences.get_mut(&span.id) else {
+                continue;
+            };
+            let (piece, finish) = sequence.extend(row, &self.generator)?;
+            let completion = match finish {
+                None => {
+                    self.scheduler.grow(span.id);
+                    None
+                }
+                Some(finish) => {
+                    self.scheduler.remove(span.id);
+                    self.sequences
+                        .remove(&span.id)
+                        .map(|sequence| sequence.complete(finish))
+                }
+            };
+            progress.push(Progress {
+                id: span.id,
+                piece,
+                completion,
+            });
+        }
+        Ok(progress)
+    }
+}
+
+impl Sequence {
+    /// Chooses the next token; the new text, and why it is the last if it is.
+    fn extend(
+        &mut self,
+        logits: &[f32],
+        generator: &Generator,
+    ) -> Result<(String, Option<Finish>)> {
+        let token = self
+            .request
+            .sampling
+            .choose(logits, &self.tokens, self.new as u32)?;
+        let logprob = lmrs_logprob::token_logprob(logits, token as usize);
+        self.tokens.push(token);
+        self.new += 1;
+        self.logprobs.push(logprob);
+        let detokenizer = &*generator.detokenizer;
+        let ended = self.request.eos.contains(&token);
+        let mut piece = if ended {
+            String::new()
+        } else {
+            self.text.push(token, detokenizer)?.to_owned()
+        };
+        let full = generator
+            .context
+            .is_some_and(|context| self.tokens.len() >= context);
+        let finish = if ended {
+            Some(Finish::Eos)
+        } else if self.text.stopped() {
+            Some(Finish::Stop)
+        } else if self.new >= self.request.max_tokens || full {
+            Some(Finish::Length)
+        } else {
+            None
+        };
+        if finish.is_some() {
+            piece.push_str(self.text.finish(detokenizer)?);
+        }
+        Ok((piece, finish))
+    }
+
+    fn complete(mut self, finish: Finish) -> Completion {
+        let tokens = self.tokens.split_off(self.tokens.len() - self.new);
+        Completion {
+            text: self.text.into_string(),
+            tokens,
+            logprobs: self.logprobs,
+            finish,
+        }
+    }
+}

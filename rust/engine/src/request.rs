@@ -1,0 +1,79 @@
+//! What is asked of the engine and what comes back.
+
+use lmrs_tensor::{Error, Result};
+
+use crate::sampler::Sampling;
+use crate::stop::StopStrings;
+
+/// One text to continue (or, with an encoder, to answer).
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// The ids of the prompt; what is encoded, if the model has an encoder.
+    pub prompt: Vec<u32>,
+    /// At most so many new tokens.
+    pub max_tokens: usize,
+    /// How they are chosen.
+    pub sampling: Sampling,
+    /// The text ends before any of these.
+    pub stop: StopStrings,
+    /// The text ends with any of these tokens.
+    pub eos: Vec<u32>,
+}
+
+/// Why a completion ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finish {
+    /// An end-of-sequence token.
+    Eos,
+    /// A stop string.
+    Stop,
+    /// `max_tokens`, or the end of the model's context.
+    Length,
+}
+
+impl Finish {
+    /// `eos`, `stop` or `length`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Eos => "eos",
+            Self::Stop => "stop",
+            Self::Length => "length",
+        }
+    }
+}
+
+/// What the model said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Completion {
+    /// The text of the tokens, cut before a stop string.
+    pub text: String,
+    /// All tokens chosen, those of an end or a stop string included.
+    pub tokens: Vec<u32>,
+    /// The logarithm of each token's probability, before temperature and the like.
+    pub logprobs: Vec<f32>,
+    /// Why there are no more.
+    pub finish: Finish,
+}
+
+/// Fails unless there is an id, each is below `vocabulary`, and there are no more than `context`.
+pub fn check_ids(what: &str, ids: &[u32], vocabulary: usize, context: Option<usize>) -> Result<()> {
+    if ids.is_empty() {
+        return Err(Error::input(what, &"empty", "at least one token"));
+    }
+    if let Some(at) = ids.iter().position(|&id| id as usize >= vocabulary) {
+        let id = ids.get(at).copied().unwrap_or_default();
+        let range = format!("0 to {}", vocabulary.saturating_sub(1));
+        return Err(Error::input(format!("{what}[{at}]"), &id, range));
+    }
+    match context {
+        Some(context) if ids.len() > context => {
+            let length = format!("length of {what}");
+            Err(Error::input(
+                length,
+                &ids.len(),
+                format!("at most the model's context, {context} tokens"),
+            ))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,225 @@
+//! What a request gets does not depend on what runs beside it.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use common::{VOCABULARY, generator, programs};
+use lmrs_engine::{
+    Completion, Finish, Generation, Generator, Limits, Request, Sampling, StopStrings, Window,
+    score,
+};
+use lmrs_tensor::Error;
+use proptest::prelude::*;
+
+fn run(
+    generator: &Arc<Generator>,
+    requests: &[Request],
+    limits: Limits,
+) -> Vec<(Completion, String)> {
+    let mut generation = Generation::new(Arc::clone(generator), limits);
+    let ids: Vec<_> = requests
+        .iter()
+        .map(|r| generation.add(r.clone()).unwrap())
+        .collect();
+    let mut pieces: BTreeMap<_, String> = BTreeMap::new();
+    let mut done = BTreeMap::new();
+    while !generation.is_idle() {
+        for progress in generation.step().unwrap() {
+            pieces
+                .entry(progress.id)
+                .or_default()
+                .push_str(&progress.piece);
+            done.extend(
+                progress
+                    .completion
+                    .map(|completion| (progress.id, completion)),
+            );
+        }
+    }
+    ids.iter()
+        .map(|id| {
+            (
+                done.remove(id).unwrap(),
+                pieces.remove(id).unwrap_or_default(),
+            )
+        })
+        .collect()
+}
+
+fn request() -> impl Strategy<Value = Request> {
+    let prompt = prop::collection::vec(0..VOCABULARY as u32, 1..40);
+    let sampling = (0..3_usize, 1..20_usize, 0.3..1.0_f64, any::<u64>());
+    (prompt, 1..30_usize, sampling, prop::bool::ANY).prop_map(|(prompt, max_tokens, s, stops)| {
+        Request {
+            prompt,
+            max_tokens,
+            sampling: Sampling {
+                temperature: [0.0, 0.7, 1.3][s.0],
+                top_k: (s.1 > 5).then_some(s.1),
+                top_p: s.2,
+                min_p: 0.01,
+                repetition_penalty: if s.1 % 2 == 0 { 1.2 } else { 1.0 },
+                seed: s.3,
+            },
+            stop: StopStrings::new(if stops {
+                vec!["ab".into(), "xé".into()]
+            } else {
+                vec![]
+            })
+            .unwrap(),
+            eos: vec![5],
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn company_and_chunks_change_nothing(
+        requests in prop::collection::vec(request(), 1..9),
+        step_tokens in 1..60_usize,
+        sequences in 1..6_usize,
+        cached_tokens in 1..300_usize,
+    ) {
+        let generator = generator();
+        let alone: Vec<_> = requests.iter().flat_map(|r| run(&generator, std::slice::from_ref(r), Limits::default())).collect();
+        let together = run(&generator, &requests, Limits { step_tokens, sequences, cached_tokens });
+        prop_assert_eq!(&alone, &together);
+        for ((completion, pieces), request) in alone.iter().zip(&requests) {
+            prop_assert_eq!(&completion.text, pieces);
+            prop_assert_eq!(completion.tokens.len(), completion.logprobs.len());
+            prop_assert!(completion.tokens.len() <= request.max_tokens);
+        }
+    }
+
+    #[test]
+    fn decoding_is_the_full_forward_bit_for_bit(requests in prop::collection::vec(request(), 1..5)) {
+        let windows: Vec<_> = run(&generator(), &requests, Limits::default()).iter().zip(&requests).map(|((c, _), r)| {
+            let ids: Vec<u32> = r.prompt.iter().chain(&c.tokens).copied().collect();
+            let judged = |at: usize| if at >= r.prompt.len() { ids[at] as i32 } else { -1 };
+            let labels = (1..ids.len()).map(judged).collect();
+            (Window { ids: ids[..ids.len() - 1].to_vec(), labels }, c.logprobs.clone())
+        }).collect();
+        let (windows, chosen): (Vec<_>, Vec<_>) = windows.into_iter().unzip();
+        let scores = score::<Error>(&programs().1, &windows, || Ok(())).unwrap();
+        prop_assert_eq!(scores, chosen);
+    }
+}
+
+#[test]
+fn removing_a_request_leaves_the_others() {
+    let generator = generator();
+    let request = |first| Request {
+        prompt: vec![first, 3, 4],
+        max_tokens: 9,
+        ..Request::default()
+    };
+    let alone = run(&generator, &[request(8)], Limits::default());
+    let mut generation = Generation::new(Arc::clone(&generator), Limits::default());
+    let gone = generation.add(request(1)).unwrap();
+    let kept = generation.add(request(8)).unwrap();
+    generation.step().unwrap();
+    generation.remove(gone);
+    let mut last = None;
+    while !generation.is_idle() {
+        for progress in generation.step().unwrap() {
+            assert_eq!(progress.id, kept);
+            last = progress.completion.or(last);
+        }
+    }
+    assert_eq!(
+        last.as_ref(),
+        alone.first().map(|(completion, _)| completion)
+    );
+}
+
+#[test]
+fn a_text_ends_with_the_context() {
+    let request = Request {
+        prompt: vec![1; 120],
+        max_tokens: 50,
+        ..Request::default()
+    };
+    let completions = run(&generator(), &[request], Limits::default());
+    assert_eq!(
+        (completions[0].0.tokens.len(), completions[0].0.finish),
+        (8, Finish::Length)
+    );
+}
+
+#[test]
+fn a_request_out_of_range_is_refused() {
+    let good = Request {
+        prompt: vec![1],
+        max_tokens: 1,
+        ..Request::default()
+    };
+    let sampling = |change: fn(&mut Sampling)| {
+        let mut request = good.clone();
+        change(&mut request.sampling);
+        request
+    };
+    let bad = [
+        (
+            Request {
+                prompt: vec![],
+                ..good.clone()
+            },
+            "prompt is empty, expected at least one token",
+        ),
+        (
+            Request {
+                prompt: vec![1, 97],
+                ..good.clone()
+            },
+            "prompt[1] is 97, expected 0 to 96",
+        ),
+        (
+            Request {
+                prompt: vec![1; 129],
+                ..good.clone()
+            },
+            "length of prompt is 129, expected at most the model's context, 128 tokens",
+        ),
+        (
+            Request {
+                max_tokens: 0,
+                ..good.clone()
+            },
+            "max_tokens is 0, expected 1 or more",
+        ),
+        (
+            sampling(|s| s.temperature = f64::NAN),
+            "temperature is NaN, expected 0 to 100",
+        ),
+        (
+            sampling(|s| s.temperature = -1.0),
+            "temperature is -1, expected 0 to 100",
+        ),
+        (sampling(|s| s.top_p = 1.5), "top_p is 1.5, expected 0 to 1"),
+        (
+            sampling(|s| s.min_p = f64::INFINITY),
+            "min_p is inf, expected 0 to 1",
+        ),
+        (
+            sampling(|s| s.top_k = Some(0)),
+            "top_k is 0, expected 1 or more",
+        ),
+        (
+            sampling(|s| s.repetition_penalty = 0.0),
+            "repetition_penalty is 0, expected 0.01 to 100",
+        ),
+    ];
+    for (request, message) in bad {
+        let mut generation = Generation::new(generator(), Limits::default());
+        let error = generation.add(request).unwrap_err();
+        assert!(matches!(error, Error::Input { .. }));
+        assert_eq!(error.to_string(), message);
+        assert!(generation.is_idle());
+    }
+    assert!(StopStrings::new(vec![String::new()]).is_err());
+    assert!(StopStrings::new(vec!["a".into(); 65]).is_err());
+}

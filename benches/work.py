@@ -59,7 +59,7 @@ def minilm() -> Path:
 
 def prose() -> str:
     """Real text for every job: the addresses that ship with the demo."""
-    return files("lmrs.demo").joinpath("texts/inaugural.txt").read_text(encoding="utf-8")
+    return files("lmrs.demo").joinpath("corpus/inaugural.txt").read_text(encoding="utf-8")
 
 
 def sentences() -> list[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-TEXTS = Path("python/lmrs/demo/texts")
+TEXTS = Path("python/lmrs/demo/corpus")
 VOCABULARY = 1024
 
 

@@ -22,7 +22,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm2_gguf: Path, 
     """A reader's directory, with the two models under the names the README uses."""
     (tmp_path / "SmolLM2-135M-Instruct.gguf").symlink_to(smollm2_gguf)
     (tmp_path / "all-MiniLM-L6-v2").symlink_to(minilm_dir)
-    shutil.copy(ROOT / "python" / "lmrs" / "demo" / "texts" / "inaugural.txt", tmp_path / "speeches.txt")
+    shutil.copy(ROOT / "python" / "lmrs" / "demo" / "corpus" / "inaugural.txt", tmp_path / "speeches.txt")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

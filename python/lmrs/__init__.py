@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lmrs.errors import (
         ConfigError,
         Error,
+        FileError,
         FormatError,
         InputError,
         InternalError,
@@ -37,6 +38,7 @@ __all__ = [
     "Encoding",
     "Engine",
     "Error",
+    "FileError",
     "FormatError",
     "InputError",
     "InternalError",

@@ -5,6 +5,11 @@ from typing import Any, final
 
 import numpy.typing as npt
 
+# --- machine ---
+
+def instruction_set() -> str: ...
+def threads() -> int: ...
+
 # --- tensor ---
 
 @final

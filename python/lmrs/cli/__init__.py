@@ -1,19 +1,38 @@
 """The command line: one file a command, each thin over the library."""
 
+import importlib
+import sys
+from typing import Any
+
 import click
 
 from lmrs.errors import Error
 
 
-class Commands(click.Group):
-    """A group that turns the library's typed errors into one line and a non-zero exit."""
+COMMANDS = ("info", "tokenize", "generate", "chat", "ppl", "embed", "tune", "demo")
 
-    def invoke(self, ctx: click.Context) -> object:
-        """Run the command; what was wrong with the input is said once, without a traceback."""
+
+class Commands(click.Group):
+    """A group whose commands are imported when asked for, and whose typed errors end as one line and exit status 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order a newcomer meets them."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The function `lmrs.cli.<name>.<name>`."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"lmrs.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run; what was wrong with the input is said once, without a traceback."""
         try:
-            return super().invoke(ctx)
+            return super().main(*args, **kwargs)
         except (Error, OSError) as error:
-            raise click.ClickException(" ".join(str(error).split())) from error
+            click.echo("Error: " + " ".join(str(error).split()), err=True)
+            sys.exit(1)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -22,5 +41,6 @@ def main() -> None:
     """Load, score, run and tune language models on this machine.
 
     Start with `lmrs demo`, which needs nothing but this package. MODEL is a directory with a config.json and
-    safetensors, or a GGUF file.
+    safetensors, or a GGUF file. `LMRS_NUM_THREADS` and `LMRS_SIMD` (scalar, avx2, avx512) set what is used of the
+    machine.
     """

@@ -59,6 +59,11 @@ pub fn bad_argument(what: &str, value: &dyn std::fmt::Display, expected: &str) -
     Error::input(what, value, expected).into()
 }
 
+/// An `InputError` about the environment.
+pub fn bad_setting(error: &dyn std::fmt::Display) -> Failure {
+    Failure(raise("InputError", error.to_string()))
+}
+
 /// Runs `work` without the GIL. A panic becomes `lmrs.InternalError`: nothing escapes as `PanicException`.
 pub fn detached<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> PyRes<T> {
     py.detach(|| std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)))

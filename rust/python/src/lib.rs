@@ -4,6 +4,7 @@
 #![allow(clippy::needless_pass_by_value)]
 
 mod error;
+mod machine;
 mod program;
 mod tensor;
 
@@ -15,8 +16,19 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[pymodule(gil_used = false)]
 mod _rs {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::machine::{instruction_set, threads};
     #[pymodule_export]
     use crate::program::{PyProgram, PyTape, apply, op_names};
     #[pymodule_export]
     use crate::tensor::PyTensor;
+
+    /// A wrong `LMRS_SIMD` is an error here, before anything ran slower than was asked for.
+    #[pymodule_init]
+    fn check_machine(_module: &Bound<'_, PyModule>) -> PyResult<()> {
+        instruction_set()?;
+        Ok(())
+    }
 }

@@ -1,0 +1,20 @@
+//! What the kernels use of this machine.
+
+use lmrs_kernels::{simd, team};
+use pyo3::prelude::*;
+
+use crate::error::{PyRes, bad_setting};
+
+/// The instruction set kernels run with: `scalar`, `avx2` or `avx512`. Raises `InputError` if `LMRS_SIMD` asks for another.
+#[pyfunction]
+pub fn instruction_set() -> PyRes<&'static str> {
+    simd::level()
+        .map(simd::Level::name)
+        .map_err(|error| bad_setting(&error))
+}
+
+/// The threads a step runs on: `LMRS_NUM_THREADS`, else the CPUs this process may use.
+#[pyfunction]
+pub fn threads() -> usize {
+    team::threads()
+}

@@ -1,0 +1,4 @@
+//! Chat templates.
+
+/// stub to be replaced in the next minutes
+pub struct ChatTemplate;

@@ -1,0 +1,167 @@
+//! The model of a `tokenizer.json`: its large tables are read without a tree of values.
+
+use std::fmt;
+
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
+
+use crate::{
+    error::{Error, Result},
+    model::{Bpe, BpeOptions, Model, Unigram, WordPiece},
+    vocabulary::Vocabulary,
+};
+
+/// All fields that any kind of model has.
+#[derive(Deserialize)]
+pub(super) struct ModelJson {
+    #[serde(rename = "type")]
+    kind: Option<String>,
+    vocab: Tokens,
+    merges: Option<Merges>,
+    unk_token: Option<String>,
+    unk_id: Option<usize>,
+    continuing_subword_prefix: Option<String>,
+    end_of_word_suffix: Option<String>,
+    max_input_chars_per_word: Option<usize>,
+    #[serde(default)]
+    fuse_unk: Option<bool>,
+    #[serde(default)]
+    byte_fallback: Option<bool>,
+    #[serde(default)]
+    ignore_merges: Option<bool>,
+    dropout: Option<f64>,
+}
+
+/// Tokens with ids, or with scores by position.
+enum Tokens {
+    Ids(Vec<(String, u32)>),
+    Scores(Vec<(String, f64)>),
+}
+
+/// Pairs of tokens, written `"a b"` or `["a", "b"]`.
+struct Merges(Vec<(String, String)>);
+
+impl ModelJson {
+    pub(super) fn build(self) -> Result<Model> {
+        let kind = match (&self.kind, &self.vocab) {
+            (Some(kind), _) => kind.as_str(),
+            // Files of the first versions do not say.
+            (None, Tokens::Scores(_)) => "Unigram",
+            (None, _) if self.merges.is_some() => "BPE",
+            _ => "WordPiece",
+        };
+        match kind {
+            "BPE" => self.bpe().map(Model::Bpe),
+            "WordPiece" => self.wordpiece().map(Model::WordPiece),
+            "Unigram" => self.unigram().map(Model::Unigram),
+            other => Err(Error::Unsupported {
+                place: "model.type".to_owned(),
+                name: other.to_owned(),
+                supported: "BPE, Unigram, WordPiece".to_owned(),
+            }),
+        }
+    }
+
+    fn bpe(self) -> Result<Bpe> {
+        if let Some(dropout) = self.dropout.filter(|&dropout| dropout != 0.0) {
+            return Err(Error::Unsupported {
+                place: "model.dropout".to_owned(),
+                name: dropout.to_string(),
+                supported: "null, which always gives the same ids".to_owned(),
+            });
+        }
+        let vocabulary = ids(self.vocab)?;
+        let merges = self.merges.ok_or_else(|| missing("merges"))?.0;
+        let merges = merges.iter().map(|(left, right)| (left.as_str(), right.as_str()));
+        let options = BpeOptions {
+            unknown: self.unk_token,
+            prefix: self.continuing_subword_prefix.unwrap_or_default(),
+            suffix: self.end_of_word_suffix.unwrap_or_default(),
+            fuse_unknown: self.fuse_unk.unwrap_or_default(),
+            byte_fallback: self.byte_fallback.unwrap_or_default(),
+            ignore_merges: self.ignore_merges.unwrap_or_default(),
+        };
+        Bpe::new("model.merges", vocabulary, merges, options)
+    }
+
+    fn wordpiece(self) -> Result<WordPiece> {
+        WordPiece::new(
+            "model.unk_token",
+            ids(self.vocab)?,
+            &self.unk_token.ok_or_else(|| missing("unk_token"))?,
+            &self.continuing_subword_prefix.ok_or_else(|| missing("continuing_subword_prefix"))?,
+            self.max_input_chars_per_word.ok_or_else(|| missing("max_input_chars_per_word"))?,
+        )
+    }
+
+    fn unigram(self) -> Result<Unigram> {
+        match self.vocab {
+            Tokens::Scores(tokens) => Unigram::new("model.vocab", &tokens, self.unk_id, self.byte_fallback.unwrap_or_default()),
+            Tokens::Ids(_) => Err(Error::invalid("model.vocab", "expected a list of tokens and scores, found tokens and ids")),
+        }
+    }
+}
+
+fn missing(name: &str) -> Error {
+    Error::invalid("model", format!("the field `{name}` is missing"))
+}
+
+fn ids(tokens: Tokens) -> Result<Vocabulary> {
+    match tokens {
+        Tokens::Ids(pairs) => Vocabulary::from_pairs("model.vocab", &pairs),
+        Tokens::Scores(_) => Err(Error::invalid("model.vocab", "expected tokens with ids, found a list")),
+    }
+}
+
+impl<'de> Deserialize<'de> for Tokens {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Table;
+        impl<'de> Visitor<'de> for Table {
+            type Value = Tokens;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("tokens with ids, or a list of tokens and scores")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Tokens, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Tokens::Ids(pairs))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Tokens, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = seq.next_element()? {
+                    pairs.push(pair);
+                }
+                Ok(Tokens::Scores(pairs))
+            }
+        }
+        deserializer.deserialize_any(Table)
+    }
+}
+
+impl<'de> Deserialize<'de> for Merges {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Merge {
+            Pair(String, String),
+            Line(String),
+        }
+        let merges = Vec::<Merge>::deserialize(deserializer)?;
+        let pair = |merge| match merge {
+            Merge::Pair(left, right) => Ok((left, right)),
+            Merge::Line(line) => match line.split_once(' ') {
+                Some((left, right)) if !right.contains(' ') => Ok((left.to_owned(), right.to_owned())),
+                _ => Err(serde::de::Error::custom(format!("merges: expected two tokens with a space between, found {line:?}"))),
+            },
+        };
+        let keep = |merge: &Merge| !matches!(merge, Merge::Line(line) if line.starts_with("#version"));
+        Ok(Self(merges.into_iter().filter(keep).map(pair).collect::<std::result::Result<_, _>>()?))
+    }
+}

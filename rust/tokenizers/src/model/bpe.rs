@@ -1,0 +1,284 @@
+//! Byte-pair encoding: the characters of a word are merged pair by pair, best rank first (Sennrich et al., 2016).
+
+use std::{cmp::Reverse, collections::BinaryHeap};
+
+use hashbrown::HashMap;
+
+use super::{ByteTokens, Token};
+use crate::{
+    error::{Error, Result},
+    vocabulary::Vocabulary,
+};
+
+/// What a BPE model does beside merging.
+#[derive(Default)]
+pub(crate) struct BpeOptions {
+    /// Stands for characters that the vocabulary lacks.
+    pub(crate) unknown: Option<String>,
+    /// Before every token of a word but the first.
+    pub(crate) prefix: String,
+    /// After the last token of a word.
+    pub(crate) suffix: String,
+    /// Neighbouring unknown characters are one token.
+    pub(crate) fuse_unknown: bool,
+    /// Unknown characters are spelled in bytes if the vocabulary has those.
+    pub(crate) byte_fallback: bool,
+    /// A word that is a token is not merged but taken.
+    pub(crate) ignore_merges: bool,
+}
+
+pub(crate) struct Bpe {
+    vocabulary: Vocabulary,
+    /// (left, right) → (rank, merged).
+    merges: HashMap<(u32, u32), (u32, u32)>,
+    /// The ids of the characters below U+0200, which spell all bytes.
+    chars: Box<[Option<u32>; 0x200]>,
+    options: BpeOptions,
+    unknown: Option<u32>,
+    bytes: Option<ByteTokens>,
+}
+
+#[derive(Default)]
+pub(super) struct Scratch {
+    symbols: Vec<Symbol>,
+    queue: BinaryHeap<Reverse<(u32, u32)>>,
+}
+
+/// A stretch of the word, in a doubly linked list.
+#[derive(Clone, Copy)]
+struct Symbol {
+    id: u32,
+    prev: u32,
+    next: u32,
+    /// Bytes of the word; 0 once merged into the symbol before.
+    len: u32,
+}
+
+/// No symbol.
+const END: u32 = u32::MAX;
+
+impl Bpe {
+    /// A model whose merges are listed, best first.
+    pub(crate) fn new<'a>(
+        place: &str,
+        vocabulary: Vocabulary,
+        merges: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+        options: BpeOptions,
+    ) -> Result<Self> {
+        let mut table = HashMap::with_capacity(merges.len());
+        let mut joined = String::new();
+        for (rank, (left, right)) in merges.enumerate() {
+            let place = || format!("{place}[{rank}]");
+            let id = |token: &str| {
+                vocabulary.id(token).ok_or_else(|| {
+                    Error::invalid(place(), format!("{token:?} of merge {left:?} {right:?} is not in the vocabulary"))
+                })
+            };
+            let rest = right.get(options.prefix.len()..).ok_or_else(|| {
+                Error::invalid(place(), format!("{right:?} is shorter than the prefix {:?}", options.prefix))
+            })?;
+            joined.clear();
+            joined.push_str(left);
+            joined.push_str(rest);
+            table.insert((id(left)?, id(right)?), (rank as u32, id(&joined)?));
+        }
+        Ok(Self::build(vocabulary, table, options))
+    }
+
+    /// A model whose tokens have scores, as SentencePiece makes them: the pair whose merger scores best goes first, and
+    /// tokens with a score of -∞ are never made.
+    pub(crate) fn from_scores(vocabulary: Vocabulary, scores: &[f32], options: BpeOptions) -> Self {
+        let score = |id: u32| scores.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        let mut order: Vec<u32> = vocabulary
+            .iter()
+            .map(|(id, _)| id)
+            .filter(|id| score(*id) > f32::NEG_INFINITY)
+            .collect();
+        order.sort_by(|&a, &b| score(b).total_cmp(&score(a)));
+        let mut table = HashMap::new();
+        let mut rank = 0;
+        let mut best = f32::INFINITY;
+        for id in order {
+            if score(id) < best {
+                best = score(id);
+                rank += 1;
+            }
+            let token = vocabulary.token(id).unwrap_or("");
+            for (at, _) in token.char_indices().skip(1) {
+                let (left, right) = token.split_at(at);
+                if let (Some(left), Some(right)) = (vocabulary.id(left), vocabulary.id(right)) {
+                    table.entry((left, right)).or_insert((rank, id));
+                }
+            }
+        }
+        Self::build(vocabulary, table, options)
+    }
+
+    fn build(vocabulary: Vocabulary, merges: HashMap<(u32, u32), (u32, u32)>, options: BpeOptions) -> Self {
+        let mut chars = Box::new([None; 0x200]);
+        for (c, id) in ('\0'..).zip(chars.iter_mut()) {
+            *id = vocabulary.id(c.encode_utf8(&mut [0; 4]));
+        }
+        Self {
+            merges,
+            chars,
+            unknown: options.unknown.as_deref().and_then(|token| vocabulary.id(token)),
+            bytes: options.byte_fallback.then(|| ByteTokens::of(&vocabulary)),
+            vocabulary,
+            options,
+        }
+    }
+
+    pub(super) fn vocabulary(&self) -> &Vocabulary {
+        &self.vocabulary
+    }
+
+    pub(super) fn unknown(&self) -> Option<u32> {
+        self.unknown
+    }
+
+    pub(super) fn tokenize(&self, word: &str, scratch: &mut super::Scratch) -> Result<()> {
+        let super::Scratch { tokens, bpe, key, .. } = scratch;
+        if self.options.ignore_merges
+            && let Some(id) = self.vocabulary.id(word)
+        {
+            tokens.push(Token {
+                id,
+                start: 0,
+                end: word.len(),
+                literal: false,
+            });
+            return Ok(());
+        }
+        bpe.symbols.clear();
+        self.spell(word, &mut bpe.symbols, key)?;
+        self.merge(bpe);
+        let mut start = 0;
+        for symbol in bpe.symbols.iter().filter(|symbol| symbol.len > 0) {
+            let end = start + symbol.len as usize;
+            tokens.push(Token {
+                id: symbol.id,
+                start,
+                end,
+                literal: false,
+            });
+            start = end;
+        }
+        Ok(())
+    }
+
+    /// The ids that merging starts from.
+    fn spell(&self, word: &str, symbols: &mut Vec<Symbol>, key: &mut String) -> Result<()> {
+        let mut unknown: Option<(u32, usize)> = None;
+        for (at, c) in word.char_indices() {
+            let len = c.len_utf8();
+            let prefix = if at > 0 { self.options.prefix.as_str() } else { "" };
+            let suffix = if at + len == word.len() { self.options.suffix.as_str() } else { "" };
+            let plain = prefix.is_empty() && suffix.is_empty();
+            let short = if plain { self.chars.get(c as usize) } else { None };
+            let id = if let Some(id) = short {
+                *id
+            } else {
+                key.clear();
+                key.push_str(prefix);
+                key.push(c);
+                key.push_str(suffix);
+                self.vocabulary.id(key)
+            };
+            if let Some(id) = id {
+                if let Some((id, len)) = unknown.take() {
+                    push(symbols, id, len);
+                }
+                push(symbols, id, len);
+                continue;
+            }
+            if short.is_some() {
+                key.clear();
+                key.push(c);
+            }
+            if let Some(ids) = self.bytes.as_ref().and_then(|bytes| bytes.spell(key)) {
+                ids.for_each(|id| push(symbols, id, 1));
+                continue;
+            }
+            let Some(token) = &self.options.unknown else {
+                continue;
+            };
+            let id = self.unknown.ok_or_else(|| {
+                Error::Input(format!("{c:?} is not in the vocabulary, and neither is the unknown token {token:?}"))
+            })?;
+            unknown = match unknown {
+                Some((id, before)) if self.options.fuse_unknown => Some((id, before + len)),
+                Some((before, before_len)) => {
+                    push(symbols, before, before_len);
+                    Some((id, len))
+                }
+                None => Some((id, len)),
+            };
+        }
+        if let Some((id, len)) = unknown {
+            push(symbols, id, len);
+        }
+        Ok(())
+    }
+
+    /// Merges the best pair, the leftmost of equals, until none is left: O(n log n).
+    fn merge(&self, Scratch { symbols, queue }: &mut Scratch) {
+        queue.clear();
+        let rank = |left: &Symbol, right: &Symbol| self.merges.get(&(left.id, right.id)).copied();
+        for (at, pair) in symbols.windows(2).enumerate() {
+            if let [left, right] = pair
+                && let Some((rank, _)) = rank(left, right)
+            {
+                queue.push(Reverse((rank, at as u32)));
+            }
+        }
+        while let Some(Reverse((best, at))) = queue.pop() {
+            let Some(left) = symbols.get(at as usize).copied().filter(|left| left.len > 0) else {
+                continue;
+            };
+            let Some(right) = symbols.get(left.next as usize).copied() else {
+                continue;
+            };
+            // The pair at this place may have become another one since it was queued.
+            let Some((_, id)) = rank(&left, &right).filter(|(rank, _)| *rank == best) else {
+                continue;
+            };
+            let merged = Symbol {
+                id,
+                prev: left.prev,
+                next: right.next,
+                len: left.len + right.len,
+            };
+            if let Some(gone) = symbols.get_mut(left.next as usize) {
+                gone.len = 0;
+            }
+            if let Some(place) = symbols.get_mut(at as usize) {
+                *place = merged;
+            }
+            if let Some(after) = symbols.get_mut(merged.next as usize) {
+                after.prev = at;
+                if let Some((rank, _)) = rank(&merged, after) {
+                    queue.push(Reverse((rank, at)));
+                }
+            }
+            if let Some(before) = symbols.get(merged.prev as usize)
+                && let Some((rank, _)) = rank(before, &merged)
+            {
+                queue.push(Reverse((rank, merged.prev)));
+            }
+        }
+    }
+}
+
+fn push(symbols: &mut Vec<Symbol>, id: u32, len: usize) {
+    let at = symbols.len() as u32;
+    if let Some(last) = symbols.last_mut() {
+        last.next = at;
+    }
+    symbols.push(Symbol {
+        id,
+        prev: at.checked_sub(1).unwrap_or(END),
+        next: END,
+        len: len as u32,
+    });
+}

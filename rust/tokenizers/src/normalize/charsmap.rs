@@ -1,0 +1,102 @@
+//! The character map inside SentencePiece models.
+//!
+//! The map is a double-array trie (Darts) over UTF-8 bytes whose values point into a string of replacements, each ended
+//! by a zero byte: `u32 size of the trie in bytes, trie as u32 units, replacements`, little-endian.
+
+use unicode_segmentation::UnicodeSegmentation;
+
+use crate::{
+    error::{Error, Result},
+    text::Aligned,
+};
+
+/// Longer grapheme clusters are looked up character by character.
+const MAX_CLUSTER: usize = 6;
+
+pub(crate) struct Charsmap {
+    units: Vec<u32>,
+    replacements: String,
+}
+
+impl Charsmap {
+    pub(crate) fn parse(place: &str, bytes: &[u8]) -> Result<Self> {
+        let invalid = |problem: &str| Error::invalid(place, format!("character map: {problem}"));
+        let (size, rest) = bytes.split_first_chunk::<4>().ok_or_else(|| invalid("shorter than its header"))?;
+        let size = u32::from_le_bytes(*size) as usize / 4 * 4;
+        let (units, replacements) = rest
+            .split_at_checked(size)
+            .ok_or_else(|| invalid(&format!("the trie should have {size} bytes, {} are left", rest.len())))?;
+        if units.is_empty() {
+            return Err(invalid("the trie is empty"));
+        }
+        let (units, _) = units.as_chunks::<4>();
+        Ok(Self {
+            units: units.iter().map(|unit| u32::from_le_bytes(*unit)).collect(),
+            replacements: String::from_utf8(replacements.to_vec())
+                .map_err(|_| invalid("the replacements are not UTF-8"))?,
+        })
+    }
+
+    pub(crate) fn apply(&self, text: &mut Aligned) {
+        let mut edits = Vec::with_capacity(text.as_str().len());
+        let mut changed = false;
+        for cluster in text.as_str().graphemes(true) {
+            if cluster.len() < MAX_CLUSTER
+                && let Some(new) = self.replacement(cluster)
+            {
+                push(&mut edits, cluster.chars().count(), new);
+                changed = true;
+                continue;
+            }
+            let mut buffer = [0; 4];
+            for c in cluster.chars() {
+                match self.replacement(c.encode_utf8(&mut buffer)) {
+                    Some(new) => {
+                        push(&mut edits, 1, new);
+                        changed = true;
+                    }
+                    None => edits.push((c, 0)),
+                }
+            }
+        }
+        if changed {
+            text.edit(edits.into_iter());
+        }
+    }
+
+    /// What the shortest entry that `key` begins with is replaced by.
+    fn replacement(&self, key: &str) -> Option<&str> {
+        let mut node = offset(*self.units.first()?);
+        for byte in key.bytes().take_while(|&byte| byte != 0) {
+            node ^= byte as usize;
+            let unit = *self.units.get(node)?;
+            // The label has the leaf bit beside the byte: a leaf never matches.
+            if unit & (1 << 31 | 0xff) != u32::from(byte) {
+                return None;
+            }
+            node ^= offset(unit);
+            let has_leaf = unit >> 8 & 1 == 1;
+            if has_leaf {
+                let value = *self.units.get(node)? & ((1 << 31) - 1);
+                return self.replacements.get(value as usize..)?.split('\0').next();
+            }
+        }
+        None
+    }
+}
+
+fn offset(unit: u32) -> usize {
+    ((unit >> 10) << ((unit & (1 << 9)) >> 6)) as usize
+}
+
+/// Replaces the next `old` characters by `new`.
+fn push(edits: &mut Vec<(char, isize)>, old: usize, new: &str) {
+    let start = edits.len();
+    edits.extend(new.chars().map(|c| (c, 0)));
+    let count = edits.len() - start;
+    if count > old {
+        edits.iter_mut().rev().take(count - old).for_each(|(_, change)| *change = 1);
+    } else if let Some((_, change)) = edits.last_mut() {
+        *change -= (old - count) as isize;
+    }
+}

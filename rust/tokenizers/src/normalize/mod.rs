@@ -1,0 +1,81 @@
+//! Normalizers: rewrite the text before it is cut, keeping track of where each character came from.
+
+mod bert;
+mod charsmap;
+mod forms;
+
+pub(crate) use bert::Bert;
+pub(crate) use charsmap::Charsmap;
+pub(crate) use forms::Form;
+
+use unicode_normalization_alignments::char::is_combining_mark;
+
+use crate::{byte_level, pattern::Pattern, text::Aligned};
+
+/// One step of normalisation.
+pub(crate) enum Normalizer {
+    /// Clean-up, accents and case as BERT does them.
+    Bert(Bert),
+    /// A Unicode normal form.
+    Form(Form),
+    /// Unicode lower case.
+    Lowercase,
+    /// Drops combining marks.
+    StripAccents,
+    /// Drops white space at the ends.
+    Strip { left: bool, right: bool },
+    /// Puts a string before a text that is not empty.
+    Prepend(String),
+    /// Replaces every match.
+    Replace { pattern: Pattern, content: String },
+    /// The compiled character map of a SentencePiece model.
+    Charsmap(Charsmap),
+    /// Writes every byte as a visible character.
+    ByteLevel,
+    /// All of these, in order.
+    Sequence(Vec<Normalizer>),
+}
+
+impl Normalizer {
+    pub(crate) fn apply(&self, text: &mut Aligned) {
+        match self {
+            Self::Bert(bert) => bert.apply(text),
+            Self::Form(form) => form.apply(text),
+            Self::Lowercase => lowercase(text),
+            Self::StripAccents => text.retain(|c| !is_combining_mark(c)),
+            Self::Strip { left, right } => strip(text, *left, *right),
+            Self::Prepend(prefix) => text.prepend(prefix),
+            Self::Replace { pattern, content } => {
+                let mut matches = Vec::new();
+                pattern.find(text.as_str(), &mut matches);
+                text.replace(&matches, content);
+            }
+            Self::Charsmap(charsmap) => charsmap.apply(text),
+            Self::ByteLevel => text.map_chars(|c, push| byte_level::spell(c, push)),
+            Self::Sequence(steps) => steps.iter().for_each(|step| step.apply(text)),
+        }
+    }
+}
+
+fn lowercase(text: &mut Aligned) {
+    let unchanged = |c: char| c.is_ascii() && !c.is_ascii_uppercase();
+    if !text.as_str().chars().all(unchanged) {
+        text.map_chars(|c, push| c.to_lowercase().for_each(push));
+    }
+}
+
+fn strip(text: &mut Aligned, left: bool, right: bool) {
+    let full = text.as_str();
+    let start = if left { full.len() - full.trim_start().len() } else { 0 };
+    let end = if right { full.trim_end().len() } else { full.len() };
+    if (start, end) == (0, full.len()) {
+        return;
+    }
+    let mut at = 0;
+    text.map_chars(|c, push| {
+        if at >= start && at < end {
+            push(c);
+        }
+        at += c.len_utf8();
+    });
+}

@@ -1,0 +1,70 @@
+//! Cuts that look at one character at a time.
+
+use unicode_categories::UnicodeCategories;
+
+use super::Behavior;
+
+pub(crate) fn is_punctuation(c: char) -> bool {
+    c.is_ascii_punctuation() || c.is_punctuation()
+}
+
+/// Cuts around every character for which `matches` holds.
+pub(crate) fn around(word: &str, matches: impl Fn(char) -> bool, behavior: Behavior, ranges: &mut Vec<(usize, usize)>) {
+    let found: Vec<_> = word
+        .char_indices()
+        .filter(|&(_, c)| matches(c))
+        .map(|(at, c)| (at, at + c.len_utf8()))
+        .collect();
+    behavior.cut(word.len(), &found, false, ranges);
+}
+
+/// Drops white space; every punctuation character is a word.
+pub(crate) fn bert(word: &str, ranges: &mut Vec<(usize, usize)>) {
+    let mut start = 0;
+    for (at, c) in word.char_indices() {
+        let space = c.is_whitespace();
+        if space || is_punctuation(c) {
+            let end = at + c.len_utf8();
+            ranges.push((start, at));
+            if !space {
+                ranges.push((at, end));
+            }
+            start = end;
+        }
+    }
+    ranges.push((start, word.len()));
+}
+
+/// Runs of word characters, and runs of what is neither a word character nor white space.
+pub(crate) fn word_runs(word: &str, ranges: &mut Vec<(usize, usize)>) {
+    #[derive(PartialEq, Clone, Copy)]
+    enum Class {
+        Word,
+        Space,
+        Other,
+    }
+    let mut run = (Class::Space, 0);
+    for (at, c) in word.char_indices() {
+        let class = if is_word(c) {
+            Class::Word
+        } else if c.is_whitespace() {
+            Class::Space
+        } else {
+            Class::Other
+        };
+        if class != run.0 {
+            if run.0 != Class::Space {
+                ranges.push((run.1, at));
+            }
+            run = (class, at);
+        }
+    }
+    if run.0 != Class::Space {
+        ranges.push((run.1, word.len()));
+    }
+}
+
+/// A word character in the sense of `\w`.
+pub(crate) fn is_word(c: char) -> bool {
+    regex_syntax::is_word_character(c)
+}

@@ -83,12 +83,19 @@ impl AddedTokens {
             if token.content.is_empty() {
                 continue;
             }
-            let known = added.ids.get(&token.content).copied().or_else(|| vocabulary.id(&token.content));
+            let known = added
+                .ids
+                .get(&token.content)
+                .copied()
+                .or_else(|| vocabulary.id(&token.content));
             let id = known.unwrap_or(next);
             if let Some(stated) = stated.filter(|&stated| stated != id) {
                 return Err(Error::invalid(
                     format!("{place}[{at}]"),
-                    format!("token {:?} has id {stated}, but its place in the vocabulary makes it {id}", token.content),
+                    format!(
+                        "token {:?} has id {stated}, but its place in the vocabulary makes it {id}",
+                        token.content
+                    ),
                 ));
             }
             if known.is_none() {
@@ -124,7 +131,9 @@ impl AddedTokens {
             return Ok(None);
         }
         ids.sort_unstable();
-        let patterns = ids.iter().filter_map(|id| Some(self.entries.get(id)?.normal.as_str()));
+        let patterns = ids
+            .iter()
+            .filter_map(|id| Some(self.entries.get(id)?.normal.as_str()));
         let automaton = AhoCorasick::builder()
             .match_kind(MatchKind::LeftmostLongest)
             .build(patterns)
@@ -147,18 +156,26 @@ impl AddedTokens {
 
     /// Ids and contents, in no order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u32, &str)> {
-        self.entries.iter().map(|(id, entry)| (*id, entry.token.content.as_str()))
+        self.entries
+            .iter()
+            .map(|(id, entry)| (*id, entry.token.content.as_str()))
     }
 
     /// Normalises `input` and cuts out the added tokens: those matched as written first, the others after.
     /// With `ignore_special`, special tokens are ordinary text.
-    pub(crate) fn extract<'a>(&self, input: &'a str, normalizer: Option<&Normalizer>, ignore_special: bool) -> Text<'a> {
+    pub(crate) fn extract<'a>(
+        &self,
+        input: &'a str,
+        normalizer: Option<&Normalizer>,
+        ignore_special: bool,
+    ) -> Text<'a> {
         let mut outer = Vec::new();
         self.cut(self.raw.as_ref(), input, ignore_special, &mut outer);
         let sections = outer
             .into_iter()
             .map(|span| {
-                let mut text = Aligned::new(input.get(span.start..span.end).unwrap_or(""), span.start);
+                let mut text =
+                    Aligned::new(input.get(span.start..span.end).unwrap_or(""), span.start);
                 let mut spans = Vec::new();
                 if span.token.is_some() {
                     spans.push(Span {
@@ -170,7 +187,12 @@ impl AddedTokens {
                     if let Some(normalizer) = normalizer {
                         normalizer.apply(&mut text);
                     }
-                    self.cut(self.normalized.as_ref(), text.as_str(), ignore_special, &mut spans);
+                    self.cut(
+                        self.normalized.as_ref(),
+                        text.as_str(),
+                        ignore_special,
+                        &mut spans,
+                    );
                 }
                 (text, spans)
             })
@@ -178,14 +200,23 @@ impl AddedTokens {
         Text::join(sections)
     }
 
-    fn cut(&self, finder: Option<&Finder>, text: &str, ignore_special: bool, spans: &mut Vec<Span>) {
+    fn cut(
+        &self,
+        finder: Option<&Finder>,
+        text: &str,
+        ignore_special: bool,
+        spans: &mut Vec<Span>,
+    ) {
         let mut at = 0;
         let mut push = |start: usize, end: usize, token: Option<u32>| {
             if start < end {
                 spans.push(Span { start, end, token });
             }
         };
-        for found in finder.into_iter().flat_map(|finder| finder.automaton.find_iter(text)) {
+        for found in finder
+            .into_iter()
+            .flat_map(|finder| finder.automaton.find_iter(text))
+        {
             let Some((id, entry)) = finder
                 .and_then(|finder| finder.ids.get(found.pattern().as_usize()))
                 .and_then(|id| Some((*id, self.entries.get(id)?)))
@@ -193,11 +224,15 @@ impl AddedTokens {
                 continue;
             };
             let (mut start, mut end) = (found.start(), found.end());
-            let (before, after) = (text.get(..start).unwrap_or(""), text.get(end..).unwrap_or(""));
+            let (before, after) = (
+                text.get(..start).unwrap_or(""),
+                text.get(end..).unwrap_or(""),
+            );
             if ignore_special && entry.token.special {
                 continue;
             }
-            let touched = before.chars().next_back().is_some_and(is_word) || after.chars().next().is_some_and(is_word);
+            let touched = before.chars().next_back().is_some_and(is_word)
+                || after.chars().next().is_some_and(is_word);
             if entry.token.single_word && touched {
                 continue;
             }

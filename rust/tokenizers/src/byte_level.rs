@@ -49,7 +49,9 @@ pub(crate) fn spell(c: char, push: &mut dyn FnMut(char)) {
 
 /// The byte that `c` spells.
 pub(crate) fn byte(c: char) -> Option<u8> {
-    BYTES.get(c as usize).and_then(|&byte| u8::try_from(byte).ok())
+    BYTES
+        .get(c as usize)
+        .and_then(|&byte| u8::try_from(byte).ok())
 }
 
 /// GPT-2's words.

@@ -17,7 +17,11 @@ pub(crate) enum Decoder {
     /// Replaces every match.
     Replace { pattern: Pattern, content: String },
     /// Drops up to so many of a character at both ends of each token.
-    Strip { content: char, start: usize, stop: usize },
+    Strip {
+        content: char,
+        start: usize,
+        stop: usize,
+    },
     /// Word-end marks become spaces.
     Bpe { suffix: String },
     /// All of these, in order.
@@ -62,7 +66,11 @@ impl Decoder {
                 }
                 tokens
             }
-            Self::Strip { content, start, stop } => {
+            Self::Strip {
+                content,
+                start,
+                stop,
+            } => {
                 for token in &mut tokens {
                     *token = strip(token, *content, *start, *stop).to_owned();
                 }
@@ -107,17 +115,24 @@ fn byte_fallback(tokens: Vec<String>) -> Vec<String> {
         match String::from_utf8(std::mem::take(run)) {
             Ok(spelled) if count > 0 => text.push(spelled),
             Ok(_) => {}
-            Err(_) => text.extend(std::iter::repeat_n(char::REPLACEMENT_CHARACTER.to_string(), count)),
+            Err(_) => text.extend(std::iter::repeat_n(
+                char::REPLACEMENT_CHARACTER.to_string(),
+                count,
+            )),
         }
     };
     for token in tokens {
-        let hex = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
-        match hex.filter(|hex| hex.len() == 2).and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
-            Some(byte) => run.push(byte),
-            None => {
-                flush(&mut run, &mut text);
-                text.push(token);
-            }
+        let hex = token
+            .strip_prefix("<0x")
+            .and_then(|rest| rest.strip_suffix('>'));
+        if let Some(byte) = hex
+            .filter(|hex| hex.len() == 2)
+            .and_then(|hex| u8::from_str_radix(hex, 16).ok())
+        {
+            run.push(byte)
+        } else {
+            flush(&mut run, &mut text);
+            text.push(token);
         }
     }
     flush(&mut run, &mut text);
@@ -140,7 +155,11 @@ fn clean_up(token: &str) -> String {
         (" 're", "'re"),
     ];
     RULES.iter().fold(token.to_owned(), |text, (from, to)| {
-        if text.contains(from) { text.replace(from, to) } else { text }
+        if text.contains(from) {
+            text.replace(from, to)
+        } else {
+            text
+        }
     })
 }
 

@@ -79,7 +79,12 @@ impl Encoding {
 
     pub(crate) fn append(&mut self, other: Self) {
         let shift = self.len();
-        self.literals.extend(other.literals.into_iter().map(|(at, text)| (at + shift, text)));
+        self.literals.extend(
+            other
+                .literals
+                .into_iter()
+                .map(|(at, text)| (at + shift, text)),
+        );
         self.ids.extend(other.ids);
         self.offsets.extend(other.offsets);
         self.type_ids.extend(other.type_ids);
@@ -96,10 +101,6 @@ impl Encoding {
             Side::Right => (0, count),
             Side::Left => (drop, drop + count),
         };
-        fn cut<T>(all: &mut Vec<T>, start: usize, end: usize) {
-            all.truncate(end);
-            all.drain(..start);
-        }
         cut(&mut self.ids, start, end);
         cut(&mut self.offsets, start, end);
         cut(&mut self.type_ids, start, end);
@@ -110,8 +111,17 @@ impl Encoding {
     }
 }
 
+fn cut<T>(all: &mut Vec<T>, start: usize, end: usize) {
+    all.truncate(end);
+    all.drain(..start);
+}
+
 /// Shortens the texts so that they and `added` more tokens fit.
-pub(crate) fn truncate(parts: &mut [Encoding], added: usize, truncation: &Truncation) -> Result<()> {
+pub(crate) fn truncate(
+    parts: &mut [Encoding],
+    added: usize,
+    truncation: &Truncation,
+) -> Result<()> {
     let Truncation {
         max_length,
         strategy,

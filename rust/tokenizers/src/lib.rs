@@ -1,4 +1,4 @@
-//! Tokenizers: byte-level BPE, WordPiece and Unigram, exact to the id and the offset.
+//! Tokenizers: byte-level BPE, `WordPiece` and Unigram, exact to the id and the offset.
 //!
 //! A text passes through a pipeline of five nouns, each a module: added tokens are cut out and the rest is **normalised**
 //! (`normalize`), **split** into words (`split`), turned into ids by the **model** (`model`), put between special tokens
@@ -28,7 +28,7 @@ mod text;
 mod tokenizer;
 mod vocabulary;
 
-pub use chat::ChatTemplate;
+pub use chat::{ChatTemplate, Clock};
 pub use encoding::{Encoding, Side, Strategy, Truncation};
 pub use error::{Error, Result};
 pub use load::{BertVocab, GgufTokenizer, TokenType};

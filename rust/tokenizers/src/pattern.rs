@@ -62,15 +62,29 @@ impl Pattern {
         // Anchors are per line in the dialect these files are written in.
         let syntax = Config::new().multi_line(true);
         let hir = parse_with(plain, &syntax).map_err(|e| {
-            Error::invalid(place, format!("pattern {source:?} cannot be matched in linear time: {e}"))
+            Error::invalid(
+                place,
+                format!("pattern {source:?} cannot be matched in linear time: {e}"),
+            )
         })?;
         if hir.properties().minimum_len() == Some(0) {
-            return Err(Error::invalid(place, format!("pattern {source:?} matches the empty string")));
+            return Err(Error::invalid(
+                place,
+                format!("pattern {source:?} matches the empty string"),
+            ));
         }
-        let patterns: &[&str] = if tail == Tail::None { &[plain] } else { &[plain, r"\s+"] };
+        let patterns: &[&str] = if tail == Tail::None {
+            &[plain]
+        } else {
+            &[plain, r"\s+"]
+        };
         let regex = Regex::builder()
             .syntax(syntax)
-            .configure(Regex::config().nfa_size_limit(Some(SIZE_LIMIT)).hybrid_cache_capacity(SIZE_LIMIT))
+            .configure(
+                Regex::config()
+                    .nfa_size_limit(Some(SIZE_LIMIT))
+                    .hybrid_cache_capacity(SIZE_LIMIT),
+            )
             .build_many(patterns)
             .map_err(|e| Error::invalid(place, format!("pattern {source:?}: {e}")))?;
         Ok(Self::Regex(Box::new(regex), TailRule(tail)))
@@ -80,7 +94,10 @@ impl Pattern {
     pub(crate) fn find(&self, text: &str, matches: &mut Vec<(usize, usize)>) {
         match self {
             Self::Literal(literal) => {
-                matches.extend(text.match_indices(literal.as_str()).map(|(at, _)| (at, at + literal.len())));
+                matches.extend(
+                    text.match_indices(literal.as_str())
+                        .map(|(at, _)| (at, at + literal.len())),
+                );
             }
             Self::Regex(regex, TailRule(tail)) => {
                 let mut at = 0;
@@ -110,13 +127,21 @@ mod tests {
 
     fn words(pattern: &str, text: &str) -> Vec<String> {
         let mut matches = Vec::new();
-        Pattern::regex("", pattern).unwrap().find(text, &mut matches);
-        matches.iter().map(|&(s, e)| text[s..e].to_owned()).collect()
+        Pattern::regex("", pattern)
+            .unwrap()
+            .find(text, &mut matches);
+        matches
+            .iter()
+            .map(|&(s, e)| text[s..e].to_owned())
+            .collect()
     }
 
     #[test]
     fn the_last_space_of_a_run_goes_to_the_next_word() {
-        assert_eq!(words(GPT2, "a  b\n\n c "), ["a", " ", " b", "\n\n", " c", " "]);
+        assert_eq!(
+            words(GPT2, "a  b\n\n c "),
+            ["a", " ", " b", "\n\n", " c", " "]
+        );
         assert_eq!(words(GPT2, "  \t1"), ["  ", "\t", "1"]);
         assert_eq!(words(GPT2, "it's\u{a0}ok"), ["it", "'s", "\u{a0}", "ok"]);
         assert_eq!(words(GPT2, "   "), ["   "]);

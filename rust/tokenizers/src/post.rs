@@ -20,11 +20,18 @@ pub(crate) enum Piece {
 /// What happens to encoded texts before they are returned.
 pub(crate) enum Post {
     /// Templates for one text and for two.
-    Template { single: Vec<Piece>, pair: Vec<Piece> },
+    Template {
+        single: Vec<Piece>,
+        pair: Vec<Piece>,
+    },
     /// Special tokens as BERT has them: `cls A sep`, `cls A sep B sep`.
     Bert { cls: Special, sep: Special },
-    /// Special tokens as RoBERTa has them: `cls A sep`, `cls A sep sep B sep`.
-    Roberta { cls: Special, sep: Special, trim: Option<Trim> },
+    /// Special tokens as `RoBERTa` has them: `cls A sep`, `cls A sep sep B sep`.
+    Roberta {
+        cls: Special,
+        sep: Special,
+        trim: Option<Trim>,
+    },
     /// Takes spaces out of the offsets.
     ByteLevel(Option<Trim>),
     /// All of these, in order.
@@ -65,7 +72,12 @@ impl Post {
         }
     }
 
-    pub(crate) fn apply(&self, mut parts: Vec<Encoding>, add_special: bool, tokens: &Tokens) -> Vec<Encoding> {
+    pub(crate) fn apply(
+        &self,
+        mut parts: Vec<Encoding>,
+        add_special: bool,
+        tokens: &Tokens,
+    ) -> Vec<Encoding> {
         match self {
             Self::Template { single, pair } => {
                 let template = if parts.len() > 1 { pair } else { single };
@@ -82,7 +94,9 @@ impl Post {
             }
             Self::Roberta { cls, sep, trim } => {
                 for (at, part) in parts.iter_mut().enumerate() {
-                    trim.iter().for_each(|trim| trim.apply(part, tokens));
+                    for trim in trim {
+                        trim.apply(part, tokens);
+                    }
                     part.set_type(0);
                     if add_special {
                         surround(part, Some(if at == 0 { cls } else { sep }), sep, 0, tokens);
@@ -92,16 +106,25 @@ impl Post {
             }
             Self::ByteLevel(trim) => {
                 for part in &mut parts {
-                    trim.iter().for_each(|trim| trim.apply(part, tokens));
+                    for trim in trim {
+                        trim.apply(part, tokens);
+                    }
                 }
                 parts
             }
-            Self::Sequence(steps) => steps.iter().fold(parts, |parts, step| step.apply(parts, add_special, tokens)),
+            Self::Sequence(steps) => steps
+                .iter()
+                .fold(parts, |parts, step| step.apply(parts, add_special, tokens)),
         }
     }
 }
 
-fn arrange(template: &[Piece], parts: &[Encoding], add_special: bool, tokens: &Tokens) -> Vec<Encoding> {
+fn arrange(
+    template: &[Piece],
+    parts: &[Encoding],
+    add_special: bool,
+    tokens: &Tokens,
+) -> Vec<Encoding> {
     template
         .iter()
         .filter_map(|piece| match piece {
@@ -112,7 +135,9 @@ fn arrange(template: &[Piece], parts: &[Encoding], add_special: bool, tokens: &T
             }
             Piece::Special(specials, type_id) => add_special.then(|| {
                 let mut part = Encoding::default();
-                specials.iter().for_each(|special| add(&mut part, special, tokens));
+                for special in specials {
+                    add(&mut part, special, tokens);
+                }
                 part.set_type(*type_id);
                 part
             }),
@@ -120,9 +145,17 @@ fn arrange(template: &[Piece], parts: &[Encoding], add_special: bool, tokens: &T
         .collect()
 }
 
-fn surround(part: &mut Encoding, before: Option<&Special>, after: &Special, type_id: u32, tokens: &Tokens) {
+fn surround(
+    part: &mut Encoding,
+    before: Option<&Special>,
+    after: &Special,
+    type_id: u32,
+    tokens: &Tokens,
+) {
     let text = std::mem::take(part);
-    before.into_iter().for_each(|special| add(part, special, tokens));
+    if let Some(special) = before {
+        add(part, special, tokens);
+    }
     part.set_type(type_id);
     part.append(text);
     add(part, after, tokens);

@@ -40,15 +40,21 @@ impl DecodeStream {
         }
         self.window.push(id);
         let text = tokenizer.decode(&self.window, self.skip_special_tokens);
-        let complete = !text.ends_with(char::REPLACEMENT_CHARACTER) || self.window.len() - self.given > LONGEST_WAIT;
+        let complete = !text.ends_with(char::REPLACEMENT_CHARACTER)
+            || self.window.len() - self.given > LONGEST_WAIT;
         if complete {
             return self.give(tokenizer, &text);
         }
         let mut certain = text.as_str();
         for _ in 0..UNFINISHED {
-            certain = certain.strip_suffix(char::REPLACEMENT_CHARACTER).unwrap_or(certain);
+            certain = certain
+                .strip_suffix(char::REPLACEMENT_CHARACTER)
+                .unwrap_or(certain);
         }
-        let new = certain.strip_prefix(self.prefix.as_str()).filter(|new| !new.is_empty())?.to_owned();
+        let new = certain
+            .strip_prefix(self.prefix.as_str())
+            .filter(|new| !new.is_empty())?
+            .to_owned();
         self.prefix.push_str(&new);
         Some(new)
     }

@@ -52,25 +52,29 @@ impl<'a> Aligned<'a> {
 
     /// Every character with its origin.
     pub(crate) fn chars(&self) -> impl Iterator<Item = (char, Origin)> {
-        self.text.char_indices().map(|(at, c)| (c, self.origin_of_char(at, c)))
+        self.text
+            .char_indices()
+            .map(|(at, c)| (c, self.origin_of_char(at, c)))
     }
 
     fn origin_of_char(&self, at: usize, c: char) -> Origin {
         match &self.origins {
             Some(origins) => origins.get(at).copied().unwrap_or((self.base, self.base)),
-            None => (self.base + at as u32, self.base + (at + c.len_utf8()) as u32),
+            None => (
+                self.base + at as u32,
+                self.base + (at + c.len_utf8()) as u32,
+            ),
         }
     }
 
     /// The origin of the character that byte `at` belongs to.
     pub(crate) fn origin(&self, at: usize) -> Origin {
-        match &self.origins {
-            Some(origins) => origins.get(at).copied().unwrap_or((self.base, self.base)),
-            None => {
-                let start = self.text.floor_char_boundary(at);
-                let end = self.text.ceil_char_boundary(at + 1);
-                (self.base + start as u32, self.base + end as u32)
-            }
+        if let Some(origins) = &self.origins {
+            origins.get(at).copied().unwrap_or((self.base, self.base))
+        } else {
+            let start = self.text.floor_char_boundary(at);
+            let end = self.text.ceil_char_boundary(at + 1);
+            (self.base + start as u32, self.base + end as u32)
         }
     }
 
@@ -189,7 +193,12 @@ impl<'a> Text<'a> {
             let (aligned, spans) = sections.pop().unwrap_or((Aligned::new("", 0), Vec::new()));
             return Self { aligned, spans };
         }
-        let mut sink = Sink::with_capacity(sections.iter().map(|(aligned, _)| aligned.as_str().len()).sum());
+        let mut sink = Sink::with_capacity(
+            sections
+                .iter()
+                .map(|(aligned, _)| aligned.as_str().len())
+                .sum(),
+        );
         let mut all = Vec::with_capacity(sections.len());
         for (aligned, spans) in sections {
             let shift = sink.text.len();
@@ -202,12 +211,18 @@ impl<'a> Text<'a> {
         }
         let mut aligned = Aligned::new("", 0);
         aligned.set(sink);
-        Self { aligned, spans: all }
+        Self {
+            aligned,
+            spans: all,
+        }
     }
 
     /// The text of a span.
     pub(crate) fn str(&self, span: &Span) -> &str {
-        self.aligned.as_str().get(span.start..span.end).unwrap_or("")
+        self.aligned
+            .as_str()
+            .get(span.start..span.end)
+            .unwrap_or("")
     }
 
     /// Cuts every word further: `cut` gets the word and pushes the ranges to keep, in bytes of the word.
@@ -221,18 +236,26 @@ impl<'a> Text<'a> {
             }
             ranges.clear();
             cut(self.str(span), &mut ranges);
-            spans.extend(ranges.iter().filter(|(start, end)| start < end).map(|(start, end)| Span {
-                start: span.start + start,
-                end: span.start + end,
-                token: None,
-            }));
+            spans.extend(
+                ranges
+                    .iter()
+                    .filter(|(start, end)| start < end)
+                    .map(|(start, end)| Span {
+                        start: span.start + start,
+                        end: span.start + end,
+                        token: None,
+                    }),
+            );
         }
         self.spans = spans;
     }
 
     /// Rewrites every word: `rewrite` gets its characters, the origin of the first one, and the sink.
     /// Added tokens stay as they are.
-    pub(crate) fn rewrite(&mut self, mut rewrite: impl FnMut(&str, Origin, &mut dyn Iterator<Item = (char, Origin)>, &mut Sink)) {
+    pub(crate) fn rewrite(
+        &mut self,
+        mut rewrite: impl FnMut(&str, Origin, &mut dyn Iterator<Item = (char, Origin)>, &mut Sink),
+    ) {
         let mut sink = self.aligned.sink();
         let mut spans = Vec::with_capacity(self.spans.len());
         for span in &self.spans {

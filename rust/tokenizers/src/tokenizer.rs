@@ -46,11 +46,15 @@ pub(crate) struct Tokens {
 
 impl Tokens {
     pub(crate) fn token(&self, id: u32) -> Option<&str> {
-        self.added.token(id).or_else(|| self.model.vocabulary().token(id))
+        self.added
+            .token(id)
+            .or_else(|| self.model.vocabulary().token(id))
     }
 
     pub(crate) fn id(&self, token: &str) -> Option<u32> {
-        self.added.id(token).or_else(|| self.model.vocabulary().id(token))
+        self.added
+            .id(token)
+            .or_else(|| self.model.vocabulary().id(token))
     }
 }
 
@@ -65,7 +69,12 @@ pub struct Tokenizer {
 
 impl Tokenizer {
     /// Encodes a text, or a pair of texts.
-    pub fn encode(&self, text: &str, pair: Option<&str>, options: &EncodeOptions) -> Result<Encoding> {
+    pub fn encode(
+        &self,
+        text: &str,
+        pair: Option<&str>,
+        options: &EncodeOptions,
+    ) -> Result<Encoding> {
         let mut scratch = Scratch::default();
         let mut parts = Vec::with_capacity(2);
         for (at, text) in std::iter::once(text).chain(pair).enumerate() {
@@ -95,7 +104,10 @@ impl Tokenizer {
         let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let threads = processors.min(bytes / BYTES_A_THREAD).min(texts.len());
         if threads <= 1 {
-            return texts.iter().map(|text| self.encode(text, None, options)).collect();
+            return texts
+                .iter()
+                .map(|text| self.encode(text, None, options))
+                .collect();
         }
         let next = AtomicUsize::new(0);
         let work = || {
@@ -122,21 +134,34 @@ impl Tokenizer {
         all.into_iter().map(|(_, encoding)| encoding).collect()
     }
 
-    fn encode_one(&self, input: &str, ignore_special: bool, scratch: &mut Scratch) -> Result<Encoding> {
+    fn encode_one(
+        &self,
+        input: &str,
+        ignore_special: bool,
+        scratch: &mut Scratch,
+    ) -> Result<Encoding> {
         if input.len() > MAX_TEXT {
             return Err(Error::Input(format!(
                 "the text has {} bytes, more than {MAX_TEXT}",
                 input.len()
             )));
         }
-        let mut text = self.tokens.added.extract(input, self.normalizer.as_ref(), ignore_special);
+        let mut text = self
+            .tokens
+            .added
+            .extract(input, self.normalizer.as_ref(), ignore_special);
         if let Some(splitter) = &self.splitter {
             splitter.apply(&mut text);
         }
         self.encode_words(&text, &Characters::of(input), scratch)
     }
 
-    fn encode_words(&self, text: &Text, characters: &Characters, scratch: &mut Scratch) -> Result<Encoding> {
+    fn encode_words(
+        &self,
+        text: &Text,
+        characters: &Characters,
+        scratch: &mut Scratch,
+    ) -> Result<Encoding> {
         let mut encoding = Encoding::default();
         for (word_id, span) in text.spans.iter().enumerate() {
             let word = text.str(span);
@@ -194,9 +219,10 @@ impl Tokenizer {
     }
 
     pub(crate) fn is_special(&self, id: u32) -> bool {
-        self.tokens.token(id).is_some_and(|token| self.tokens.added.is_special(token))
+        self.tokens
+            .token(id)
+            .is_some_and(|token| self.tokens.added.is_special(token))
     }
-
 
     /// The token of an id.
     pub fn id_to_token(&self, id: u32) -> Option<&str> {
@@ -211,7 +237,11 @@ impl Tokenizer {
     /// How many tokens there are, with the added ones.
     pub fn vocab_size(&self) -> usize {
         let vocabulary = self.tokens.model.vocabulary();
-        let new = self.tokens.added.iter().filter(|(_, token)| vocabulary.id(token).is_none());
+        let new = self
+            .tokens
+            .added
+            .iter()
+            .filter(|(_, token)| vocabulary.id(token).is_none());
         vocabulary.len() + new.count()
     }
 
@@ -228,7 +258,11 @@ impl Tokenizer {
     /// The ids of all special tokens, sorted.
     pub fn special_ids(&self) -> Vec<u32> {
         let added = &self.tokens.added;
-        let mut ids: Vec<u32> = added.iter().filter(|(_, token)| added.is_special(token)).map(|(id, _)| id).collect();
+        let mut ids: Vec<u32> = added
+            .iter()
+            .filter(|(_, token)| added.is_special(token))
+            .map(|(id, _)| id)
+            .collect();
         ids.sort_unstable();
         ids
     }

@@ -23,13 +23,21 @@ impl Vocabulary {
     pub(crate) fn from_pairs(place: &str, pairs: &[(String, u32)]) -> Result<Self> {
         // Ids index vectors here and rows of the embedding elsewhere: a far-off id is a broken file, not a big one.
         let limit = pairs.len().saturating_mul(2).saturating_add(65_536);
-        let rows = pairs.iter().map(|(_, id)| *id as usize + 1).max().unwrap_or(0);
+        let rows = pairs
+            .iter()
+            .map(|(_, id)| *id as usize + 1)
+            .max()
+            .unwrap_or(0);
         if rows > limit {
             let culprit = pairs.iter().find(|(_, id)| *id as usize >= limit);
             let token = culprit.map_or("", |(token, _)| token);
             return Err(Error::invalid(
                 place,
-                format!("token {token:?} has id {}, far beyond the {} tokens", rows - 1, pairs.len()),
+                format!(
+                    "token {token:?} has id {}, far beyond the {} tokens",
+                    rows - 1,
+                    pairs.len()
+                ),
             ));
         }
         let mut vocabulary = Self::empty(pairs.iter().map(|(token, _)| token.len()).sum(), rows);
@@ -37,7 +45,12 @@ impl Vocabulary {
             let span = vocabulary.append(place, token)?;
             match vocabulary.spans.get_mut(*id as usize) {
                 Some(slot @ None) => *slot = Some(span),
-                _ => return Err(Error::invalid(place, format!("id {id} of token {token:?} is given twice"))),
+                _ => {
+                    return Err(Error::invalid(
+                        place,
+                        format!("id {id} of token {token:?} is given twice"),
+                    ));
+                }
             }
             if let Some(other) = vocabulary.insert(token, *id) {
                 return Err(Error::invalid(
@@ -50,7 +63,10 @@ impl Vocabulary {
     }
 
     /// Tokens whose ids are their positions. A token given twice is found under its last position.
-    pub(crate) fn from_list<'a>(place: &str, tokens: impl ExactSizeIterator<Item = &'a str>) -> Result<Self> {
+    pub(crate) fn from_list<'a>(
+        place: &str,
+        tokens: impl ExactSizeIterator<Item = &'a str>,
+    ) -> Result<Self> {
         let mut vocabulary = Self::empty(0, 0);
         if u32::try_from(tokens.len()).is_err() {
             return Err(Error::invalid(place, "more than 2^32 tokens"));
@@ -79,7 +95,10 @@ impl Vocabulary {
         self.longest = self.longest.max(token.len());
         match (u32::try_from(start), u32::try_from(self.text.len())) {
             (Ok(start), Ok(end)) => Ok((start, end)),
-            _ => Err(Error::invalid(place, "the tokens are longer than 4 GiB together")),
+            _ => Err(Error::invalid(
+                place,
+                "the tokens are longer than 4 GiB together",
+            )),
         }
     }
 
@@ -93,12 +112,15 @@ impl Vocabulary {
             ..
         } = self;
         let hash = hasher.hash_one(token);
-        match index.find_mut(hash, |&other| lookup(text, spans, other) == Some(token)) {
-            Some(found) => Some(std::mem::replace(found, id)),
-            None => {
-                index.insert_unique(hash, id, |&other| hasher.hash_one(lookup(text, spans, other).unwrap_or("")));
-                None
-            }
+        if let Some(found) =
+            index.find_mut(hash, |&other| lookup(text, spans, other) == Some(token))
+        {
+            Some(std::mem::replace(found, id))
+        } else {
+            index.insert_unique(hash, id, |&other| {
+                hasher.hash_one(lookup(text, spans, other).unwrap_or(""))
+            });
+            None
         }
     }
 
@@ -106,7 +128,9 @@ impl Vocabulary {
     pub(crate) fn id(&self, token: &str) -> Option<u32> {
         let hash = self.hasher.hash_one(token);
         self.index
-            .find(hash, |&id| lookup(&self.text, &self.spans, id) == Some(token))
+            .find(hash, |&id| {
+                lookup(&self.text, &self.spans, id) == Some(token)
+            })
             .copied()
     }
 

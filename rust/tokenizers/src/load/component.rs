@@ -47,7 +47,14 @@ pub(super) fn normalizer(field: &Field) -> Result<Normalizer> {
             Normalizer::Charsmap(Charsmap::parse(&map.place, &bytes)?)
         }
         "ByteLevel" => Normalizer::ByteLevel,
-        "Sequence" => Normalizer::Sequence(field.get("normalizers")?.list()?.iter().map(normalizer).collect::<Result<_>>()?),
+        "Sequence" => Normalizer::Sequence(
+            field
+                .get("normalizers")?
+                .list()?
+                .iter()
+                .map(normalizer)
+                .collect::<Result<_>>()?,
+        ),
         other => {
             return Err(field.unsupported(
                 other,
@@ -75,7 +82,10 @@ fn behavior(field: &Field) -> Result<Behavior> {
         "MergedWithPrevious" => Behavior::MergedWithPrevious,
         "MergedWithNext" => Behavior::MergedWithNext,
         other => {
-            return Err(field.unsupported(other, "Removed, Isolated, Contiguous, MergedWithPrevious, MergedWithNext"));
+            return Err(field.unsupported(
+                other,
+                "Removed, Isolated, Contiguous, MergedWithPrevious, MergedWithNext",
+            ));
         }
     })
 }
@@ -94,7 +104,10 @@ fn metaspace(field: &Field) -> Result<(char, Prepend)> {
     };
     if !field.flag("add_prefix_space", true)? {
         if scheme.is_some() && prepend != Prepend::Never {
-            return Err(Error::invalid(&field.place, "`add_prefix_space` is false, but `prepend_scheme` is not `never`"));
+            return Err(Error::invalid(
+                &field.place,
+                "`add_prefix_space` is false, but `prepend_scheme` is not `never`",
+            ));
         }
         prepend = Prepend::Never;
     }
@@ -125,10 +138,21 @@ pub(super) fn splitter(field: &Field) -> Result<Splitter> {
         "Digits" => Splitter::Digits {
             individual: field.get("individual_digits")?.bool()?,
         },
-        "Punctuation" => Splitter::Punctuation(field.find("behavior").map_or(Ok(Behavior::Isolated), |field| behavior(&field))?),
+        "Punctuation" => Splitter::Punctuation(
+            field
+                .find("behavior")
+                .map_or(Ok(Behavior::Isolated), |field| behavior(&field))?,
+        ),
         "Whitespace" => Splitter::Whitespace,
         "WhitespaceSplit" => Splitter::WhitespaceSplit,
-        "Sequence" => Splitter::Sequence(field.get("pretokenizers")?.list()?.iter().map(splitter).collect::<Result<_>>()?),
+        "Sequence" => Splitter::Sequence(
+            field
+                .get("pretokenizers")?
+                .list()?
+                .iter()
+                .map(splitter)
+                .collect::<Result<_>>()?,
+        ),
         other => {
             return Err(field.unsupported(
                 other,
@@ -167,7 +191,14 @@ pub(super) fn decoder(field: &Field) -> Result<Decoder> {
         "BPEDecoder" => Decoder::Bpe {
             suffix: field.get("suffix")?.str()?.to_owned(),
         },
-        "Sequence" => Decoder::Sequence(field.get("decoders")?.list()?.iter().map(decoder).collect::<Result<_>>()?),
+        "Sequence" => Decoder::Sequence(
+            field
+                .get("decoders")?
+                .list()?
+                .iter()
+                .map(decoder)
+                .collect::<Result<_>>()?,
+        ),
         other => {
             return Err(field.unsupported(
                 other,
@@ -180,7 +211,10 @@ pub(super) fn decoder(field: &Field) -> Result<Decoder> {
 pub(super) fn post(field: &Field, tokens: &Tokens) -> Result<Post> {
     let trim = |field: &Field| -> Result<Option<Trim>> {
         let prefix_space = field.get("add_prefix_space")?.bool()?;
-        Ok(field.get("trim_offsets")?.bool()?.then_some(Trim { prefix_space }))
+        Ok(field
+            .get("trim_offsets")?
+            .bool()?
+            .then_some(Trim { prefix_space }))
     };
     Ok(match field.kind()? {
         "TemplateProcessing" => Post::Template {
@@ -198,14 +232,25 @@ pub(super) fn post(field: &Field, tokens: &Tokens) -> Result<Post> {
         },
         "ByteLevel" => Post::ByteLevel(trim(field)?),
         "Sequence" => {
-            let steps = field.get("processors")?.list()?.iter().map(|step| post(step, tokens)).collect::<Result<Vec<_>>>()?;
+            let steps = field
+                .get("processors")?
+                .list()?
+                .iter()
+                .map(|step| post(step, tokens))
+                .collect::<Result<Vec<_>>>()?;
             if steps.iter().filter(|step| step.arranges()).count() > 1 {
-                return Err(Error::invalid(&field.place, "more than one step adds special tokens"));
+                return Err(Error::invalid(
+                    &field.place,
+                    "more than one step adds special tokens",
+                ));
             }
             Post::Sequence(steps)
         }
         other => {
-            return Err(field.unsupported(other, "BertProcessing, ByteLevel, RobertaProcessing, Sequence, TemplateProcessing"));
+            return Err(field.unsupported(
+                other,
+                "BertProcessing, ByteLevel, RobertaProcessing, Sequence, TemplateProcessing",
+            ));
         }
     })
 }
@@ -220,7 +265,10 @@ fn named(field: &Field, tokens: &Tokens) -> Result<Special> {
 
 fn special(field: &Field, token: &str, id: u32, tokens: &Tokens) -> Result<Special> {
     if tokens.token(id).is_none() {
-        return Err(Error::invalid(&field.place, format!("no token has the id {id} given for {token:?}")));
+        return Err(Error::invalid(
+            &field.place,
+            format!("no token has the id {id} given for {token:?}"),
+        ));
     }
     Ok(Special {
         id,
@@ -245,10 +293,19 @@ fn template(field: &Field, name: &str, texts: usize, tokens: &Tokens) -> Result<
         let entry = specials.get(special_token.get("id")?.str()?)?;
         let (ids, texts) = (entry.get("ids")?.list()?, entry.get("tokens")?.list()?);
         if ids.len() != texts.len() {
-            return Err(Error::invalid(&entry.place, format!("{} ids, but {} tokens", ids.len(), texts.len())));
+            return Err(Error::invalid(
+                &entry.place,
+                format!("{} ids, but {} tokens", ids.len(), texts.len()),
+            ));
         }
-        let all = ids.iter().zip(&texts).map(|(id, text)| special(id, text.str()?, id.u32()?, tokens));
-        Ok(Piece::Special(all.collect::<Result<_>>()?, special_token.get("type_id")?.u32()?))
+        let all = ids
+            .iter()
+            .zip(&texts)
+            .map(|(id, text)| special(id, text.str()?, id.u32()?, tokens));
+        Ok(Piece::Special(
+            all.collect::<Result<_>>()?,
+            special_token.get("type_id")?.u32()?,
+        ))
     };
     pieces.iter().map(piece).collect()
 }

@@ -28,7 +28,8 @@ impl<'a> Field<'a> {
     }
 
     pub(super) fn get(&self, name: &str) -> Result<Self> {
-        self.find(name).ok_or_else(|| Error::invalid(&self.place, format!("the field `{name}` is missing")))
+        self.find(name)
+            .ok_or_else(|| Error::invalid(&self.place, format!("the field `{name}` is missing")))
     }
 
     fn expected(&self, what: &str) -> Error {
@@ -53,16 +54,24 @@ impl<'a> Field<'a> {
     }
 
     pub(super) fn bool(&self) -> Result<bool> {
-        self.value.as_bool().ok_or_else(|| self.expected("true or false"))
+        self.value
+            .as_bool()
+            .ok_or_else(|| self.expected("true or false"))
     }
 
     pub(super) fn u32(&self) -> Result<u32> {
-        let number = self.value.as_u64().and_then(|number| u32::try_from(number).ok());
+        let number = self
+            .value
+            .as_u64()
+            .and_then(|number| u32::try_from(number).ok());
         number.ok_or_else(|| self.expected("an integer from 0 to 4294967295"))
     }
 
     pub(super) fn list(&self) -> Result<Vec<Self>> {
-        let list = self.value.as_array().ok_or_else(|| self.expected("a list"))?;
+        let list = self
+            .value
+            .as_array()
+            .ok_or_else(|| self.expected("a list"))?;
         Ok(list
             .iter()
             .enumerate()

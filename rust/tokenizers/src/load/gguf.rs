@@ -14,7 +14,7 @@ use crate::{
     vocabulary::Vocabulary,
 };
 
-/// SentencePiece's visible space.
+/// `SentencePiece`'s visible space.
 const MARK: char = '▁';
 
 const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
@@ -91,22 +91,42 @@ impl Tokenizer {
             "bert" => return bert(gguf),
             other => return Err(unsupported("model", other, "gpt2, llama, bert")),
         };
-        let add_bos = gguf.add_bos.unwrap_or(gguf.model == "llama" || is_llama3(gguf.pre.as_deref()));
-        tokenizer.post = around(gguf, add_bos, gguf.add_eos.unwrap_or(false), &tokenizer.tokens)?;
+        let add_bos = gguf
+            .add_bos
+            .unwrap_or(gguf.model == "llama" || is_llama3(gguf.pre.as_deref()));
+        tokenizer.post = around(
+            gguf,
+            add_bos,
+            gguf.add_eos.unwrap_or(false),
+            &tokenizer.tokens,
+        )?;
         Ok(tokenizer)
     }
 }
 
 impl GgufTokenizer {
     fn check(&self) -> Result<()> {
-        for (name, count) in [("scores", self.scores.len()), ("token_type", self.token_types.len())] {
+        for (name, count) in [
+            ("scores", self.scores.len()),
+            ("token_type", self.token_types.len()),
+        ] {
             if count != 0 && count != self.tokens.len() {
-                return Err(invalid(name, format!("{count} values for {} tokens", self.tokens.len())));
+                return Err(invalid(
+                    name,
+                    format!("{count} values for {} tokens", self.tokens.len()),
+                ));
             }
         }
-        for (name, id) in [("bos_token_id", self.bos), ("eos_token_id", self.eos), ("unknown_token_id", self.unknown)] {
+        for (name, id) in [
+            ("bos_token_id", self.bos),
+            ("eos_token_id", self.eos),
+            ("unknown_token_id", self.unknown),
+        ] {
             if let Some(id) = id.filter(|id| *id as usize >= self.tokens.len()) {
-                return Err(invalid(name, format!("{id} is outside the {} tokens", self.tokens.len())));
+                return Err(invalid(
+                    name,
+                    format!("{id} is outside the {} tokens", self.tokens.len()),
+                ));
             }
         }
         if let Some(at) = self.scores.iter().position(|score| score.is_nan()) {
@@ -116,19 +136,31 @@ impl GgufTokenizer {
     }
 
     fn vocabulary(&self) -> Result<Vocabulary> {
-        Vocabulary::from_list("tokenizer.ggml.tokens", self.tokens.iter().map(String::as_str))
+        Vocabulary::from_list(
+            "tokenizer.ggml.tokens",
+            self.tokens.iter().map(String::as_str),
+        )
     }
 
     /// Special and user-defined tokens.
     fn added(&self) -> impl Iterator<Item = (AddedToken, Option<u32>)> {
-        self.tokens.iter().zip(&self.token_types).filter_map(|(token, kind)| {
-            let special = AddedToken::special(token);
-            match kind {
-                TokenType::Control | TokenType::Unknown => Some((special, None)),
-                TokenType::UserDefined => Some((AddedToken { special: false, ..special }, None)),
-                _ => None,
-            }
-        })
+        self.tokens
+            .iter()
+            .zip(&self.token_types)
+            .filter_map(|(token, kind)| {
+                let special = AddedToken::special(token);
+                match kind {
+                    TokenType::Control | TokenType::Unknown => Some((special, None)),
+                    TokenType::UserDefined => Some((
+                        AddedToken {
+                            special: false,
+                            ..special
+                        },
+                        None,
+                    )),
+                    _ => None,
+                }
+            })
     }
 }
 
@@ -153,11 +185,14 @@ fn byte_bpe(gguf: &GgufTokenizer) -> Result<Tokenizer> {
     let (normalizer, words) = match pre {
         "gpt-2" | "phi-2" | "mpt" | "olmo" => (None, vec![whole_words(GPT2)?]),
         // These give every digit a token of its own.
-        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => {
-            (None, vec![Splitter::Digits { individual: true }, whole_words(GPT2)?])
-        }
+        "smollm" | "starcoder" | "refact" | "command-r" | "codeshell" | "exaone" => (
+            None,
+            vec![Splitter::Digits { individual: true }, whole_words(GPT2)?],
+        ),
         "llama3" | "llama-v3" | "llama-bpe" => (None, vec![whole_words(LLAMA3)?]),
-        "qwen2" | "deepseek-r1-qwen" => (Some(Normalizer::Form(Form::Nfc)), vec![whole_words(QWEN2)?]),
+        "qwen2" | "deepseek-r1-qwen" => {
+            (Some(Normalizer::Form(Form::Nfc)), vec![whole_words(QWEN2)?])
+        }
         other => {
             return Err(unsupported(
                 "pre",
@@ -183,7 +218,12 @@ fn byte_bpe(gguf: &GgufTokenizer) -> Result<Tokenizer> {
         ignore_merges: is_llama3(Some(pre)),
         ..BpeOptions::default()
     };
-    let bpe = Bpe::new("tokenizer.ggml.merges", gguf.vocabulary()?, merges.into_iter(), options)?;
+    let bpe = Bpe::new(
+        "tokenizer.ggml.merges",
+        gguf.vocabulary()?,
+        merges.into_iter(),
+        options,
+    )?;
     let mut steps = words;
     steps.push(Splitter::ByteLevel {
         prefix_space: false,
@@ -191,7 +231,10 @@ fn byte_bpe(gguf: &GgufTokenizer) -> Result<Tokenizer> {
     });
     let added = gguf.added().map(|(token, _)| token);
     let tokenizer = Tokenizer::from_byte_bpe(bpe, Splitter::Sequence(steps), added)?;
-    Ok(Tokenizer { normalizer, ..tokenizer })
+    Ok(Tokenizer {
+        normalizer,
+        ..tokenizer
+    })
 }
 
 fn whole_words(pattern: &str) -> Result<Splitter> {
@@ -206,12 +249,23 @@ fn sentencepiece_bpe(gguf: &GgufTokenizer) -> Result<Tokenizer> {
     if gguf.scores.is_empty() {
         return Err(invalid("scores", "missing; `llama` needs them".to_owned()));
     }
-    let kind = |at: usize| gguf.token_types.get(at).copied().unwrap_or(TokenType::Normal);
+    let kind = |at: usize| {
+        gguf.token_types
+            .get(at)
+            .copied()
+            .unwrap_or(TokenType::Normal)
+    };
     let scores: Vec<f32> = gguf
         .scores
         .iter()
         .enumerate()
-        .map(|(at, score)| if kind(at) == TokenType::Normal { *score } else { f32::NEG_INFINITY })
+        .map(|(at, score)| {
+            if kind(at) == TokenType::Normal {
+                *score
+            } else {
+                f32::NEG_INFINITY
+            }
+        })
         .collect();
     let unknown = gguf.tokens.get(gguf.unknown.unwrap_or(0) as usize).cloned();
     let options = BpeOptions {
@@ -231,7 +285,12 @@ fn sentencepiece_bpe(gguf: &GgufTokenizer) -> Result<Tokenizer> {
     });
     let model = Model::Bpe(Bpe::from_scores(gguf.vocabulary()?, &scores, options));
     let normalizer = Normalizer::Sequence(steps);
-    let added = AddedTokens::new("tokenizer.ggml.tokens", gguf.added(), model.vocabulary(), Some(&normalizer))?;
+    let added = AddedTokens::new(
+        "tokenizer.ggml.tokens",
+        gguf.added(),
+        model.vocabulary(),
+        Some(&normalizer),
+    )?;
     let mut decoder = vec![
         Decoder::Replace {
             pattern: Pattern::literal("", &MARK.to_string())?,
@@ -257,12 +316,22 @@ fn sentencepiece_bpe(gguf: &GgufTokenizer) -> Result<Tokenizer> {
 }
 
 /// Beginning and end of text around each text.
-fn around(gguf: &GgufTokenizer, add_bos: bool, add_eos: bool, tokens: &Tokens) -> Result<Option<Post>> {
+fn around(
+    gguf: &GgufTokenizer,
+    add_bos: bool,
+    add_eos: bool,
+    tokens: &Tokens,
+) -> Result<Option<Post>> {
     let special = |wanted: bool, name: &str, id: Option<u32>| {
         if !wanted {
             return Ok(None);
         }
-        let id = id.ok_or_else(|| invalid(name, "missing, but it is to be added to every text".to_owned()))?;
+        let id = id.ok_or_else(|| {
+            invalid(
+                name,
+                "missing, but it is to be added to every text".to_owned(),
+            )
+        })?;
         let token = tokens.token(id).unwrap_or("").to_owned();
         Ok(Some(Special { id, token }))
     };
@@ -273,9 +342,17 @@ fn around(gguf: &GgufTokenizer, add_bos: bool, add_eos: bool, tokens: &Tokens) -
     }
     let one = |text: usize| {
         let type_id = text as u32;
-        let special = move |special: &Option<Special>| special.iter().map(|special| Piece::Special(vec![special.clone()], type_id)).collect();
+        let special = move |special: &Option<Special>| {
+            special
+                .iter()
+                .map(|special| Piece::Special(vec![special.clone()], type_id))
+                .collect()
+        };
         let (before, after): (Vec<_>, Vec<_>) = (special(&bos), special(&eos));
-        before.into_iter().chain([Piece::Text(text, type_id)]).chain(after)
+        before
+            .into_iter()
+            .chain([Piece::Text(text, type_id)])
+            .chain(after)
     };
     Ok(Some(Post::Template {
         single: one(0).collect(),
@@ -283,7 +360,7 @@ fn around(gguf: &GgufTokenizer, add_bos: bool, add_eos: bool, tokens: &Tokens) -
     }))
 }
 
-/// GGUF writes BERT's tokens as SentencePiece would: the mark before the first token of a word, nothing before the rest.
+/// GGUF writes BERT's tokens as `SentencePiece` would: the mark before the first token of a word, nothing before the rest.
 fn bert(gguf: &GgufTokenizer) -> Result<Tokenizer> {
     let tokens: Vec<String> = gguf
         .tokens
@@ -294,6 +371,8 @@ fn bert(gguf: &GgufTokenizer) -> Result<Tokenizer> {
             None => format!("##{token}"),
         })
         .collect();
-    let vocabulary = Vocabulary::from_list("tokenizer.ggml.tokens", tokens.iter().map(String::as_str))?;
-    Tokenizer::from_bert(vocabulary, &BertVocab::default()).map_err(|e| e.in_file("tokenizer.ggml.tokens"))
+    let vocabulary =
+        Vocabulary::from_list("tokenizer.ggml.tokens", tokens.iter().map(String::as_str))?;
+    Tokenizer::from_bert(vocabulary, &BertVocab::default())
+        .map_err(|e| e.in_file("tokenizer.ggml.tokens"))
 }

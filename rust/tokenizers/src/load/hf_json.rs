@@ -33,7 +33,8 @@ struct AddedJson {
 impl Tokenizer {
     /// Reads a `tokenizer.json`. The caller names the file in errors, with [`Error::in_file`].
     pub fn from_json(bytes: &[u8]) -> Result<Self> {
-        let file: File = serde_json::from_slice(bytes).map_err(|e| Error::invalid("", e.to_string()))?;
+        let file: File =
+            serde_json::from_slice(bytes).map_err(|e| Error::invalid("", e.to_string()))?;
         if let Some(version) = file.version.filter(|version| version != "1.0") {
             return Err(Error::Unsupported {
                 place: "version".to_owned(),
@@ -42,7 +43,10 @@ impl Tokenizer {
             });
         }
         let component = |name: &str, value: &Option<Value>| -> Option<(String, Value)> {
-            value.clone().filter(|value| !value.is_null()).map(|value| (name.to_owned(), value))
+            value
+                .clone()
+                .filter(|value| !value.is_null())
+                .map(|value| (name.to_owned(), value))
         };
         let normalizer = component("normalizer", &file.normalizer)
             .map(|(place, value)| component::normalizer(&Field::new(&place, &value)))
@@ -54,8 +58,16 @@ impl Tokenizer {
             .map(|(place, value)| component::decoder(&Field::new(&place, &value)))
             .transpose()?;
         let model = file.model.build()?;
-        let added = file.added_tokens.into_iter().map(|AddedJson { id, token }| (token, Some(id)));
-        let added = AddedTokens::new("added_tokens", added, model.vocabulary(), normalizer.as_ref())?;
+        let added = file
+            .added_tokens
+            .into_iter()
+            .map(|AddedJson { id, token }| (token, Some(id)));
+        let added = AddedTokens::new(
+            "added_tokens",
+            added,
+            model.vocabulary(),
+            normalizer.as_ref(),
+        )?;
         let tokens = Tokens { model, added };
         let post = component("post_processor", &file.post_processor)
             .map(|(place, value)| component::post(&Field::new(&place, &value), &tokens))

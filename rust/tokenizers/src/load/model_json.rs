@@ -74,7 +74,9 @@ impl ModelJson {
         }
         let vocabulary = ids(self.vocab)?;
         let merges = self.merges.ok_or_else(|| missing("merges"))?.0;
-        let merges = merges.iter().map(|(left, right)| (left.as_str(), right.as_str()));
+        let merges = merges
+            .iter()
+            .map(|(left, right)| (left.as_str(), right.as_str()));
         let options = BpeOptions {
             unknown: self.unk_token,
             prefix: self.continuing_subword_prefix.unwrap_or_default(),
@@ -91,15 +93,26 @@ impl ModelJson {
             "model.unk_token",
             ids(self.vocab)?,
             &self.unk_token.ok_or_else(|| missing("unk_token"))?,
-            &self.continuing_subword_prefix.ok_or_else(|| missing("continuing_subword_prefix"))?,
-            self.max_input_chars_per_word.ok_or_else(|| missing("max_input_chars_per_word"))?,
+            &self
+                .continuing_subword_prefix
+                .ok_or_else(|| missing("continuing_subword_prefix"))?,
+            self.max_input_chars_per_word
+                .ok_or_else(|| missing("max_input_chars_per_word"))?,
         )
     }
 
     fn unigram(self) -> Result<Unigram> {
         match self.vocab {
-            Tokens::Scores(tokens) => Unigram::new("model.vocab", &tokens, self.unk_id, self.byte_fallback.unwrap_or_default()),
-            Tokens::Ids(_) => Err(Error::invalid("model.vocab", "expected a list of tokens and scores, found tokens and ids")),
+            Tokens::Scores(tokens) => Unigram::new(
+                "model.vocab",
+                &tokens,
+                self.unk_id,
+                self.byte_fallback.unwrap_or_default(),
+            ),
+            Tokens::Ids(_) => Err(Error::invalid(
+                "model.vocab",
+                "expected a list of tokens and scores, found tokens and ids",
+            )),
         }
     }
 }
@@ -111,7 +124,10 @@ fn missing(name: &str) -> Error {
 fn ids(tokens: Tokens) -> Result<Vocabulary> {
     match tokens {
         Tokens::Ids(pairs) => Vocabulary::from_pairs("model.vocab", &pairs),
-        Tokens::Scores(_) => Err(Error::invalid("model.vocab", "expected tokens with ids, found a list")),
+        Tokens::Scores(_) => Err(Error::invalid(
+            "model.vocab",
+            "expected tokens with ids, found a list",
+        )),
     }
 }
 
@@ -125,7 +141,10 @@ impl<'de> Deserialize<'de> for Tokens {
                 f.write_str("tokens with ids, or a list of tokens and scores")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Tokens, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut map: A,
+            ) -> std::result::Result<Tokens, A::Error> {
                 let mut pairs = Vec::new();
                 while let Some(pair) = map.next_entry()? {
                     pairs.push(pair);
@@ -133,7 +152,10 @@ impl<'de> Deserialize<'de> for Tokens {
                 Ok(Tokens::Ids(pairs))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> std::result::Result<Tokens, A::Error> {
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                mut seq: A,
+            ) -> std::result::Result<Tokens, A::Error> {
                 let mut pairs = Vec::new();
                 while let Some(pair) = seq.next_element()? {
                     pairs.push(pair);
@@ -157,11 +179,22 @@ impl<'de> Deserialize<'de> for Merges {
         let pair = |merge| match merge {
             Merge::Pair(left, right) => Ok((left, right)),
             Merge::Line(line) => match line.split_once(' ') {
-                Some((left, right)) if !right.contains(' ') => Ok((left.to_owned(), right.to_owned())),
-                _ => Err(serde::de::Error::custom(format!("merges: expected two tokens with a space between, found {line:?}"))),
+                Some((left, right)) if !right.contains(' ') => {
+                    Ok((left.to_owned(), right.to_owned()))
+                }
+                _ => Err(serde::de::Error::custom(format!(
+                    "merges: expected two tokens with a space between, found {line:?}"
+                ))),
             },
         };
-        let keep = |merge: &Merge| !matches!(merge, Merge::Line(line) if line.starts_with("#version"));
-        Ok(Self(merges.into_iter().filter(keep).map(pair).collect::<std::result::Result<_, _>>()?))
+        let keep =
+            |merge: &Merge| !matches!(merge, Merge::Line(line) if line.starts_with("#version"));
+        Ok(Self(
+            merges
+                .into_iter()
+                .filter(keep)
+                .map(pair)
+                .collect::<std::result::Result<_, _>>()?,
+        ))
     }
 }

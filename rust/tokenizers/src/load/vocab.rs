@@ -77,9 +77,19 @@ impl Tokenizer {
             .map(|token| (AddedToken::special(token), None));
         let added = AddedTokens::new("", known, vocabulary, None)?;
         let special = |token: &String| {
-            let id = vocabulary.id(token).ok_or_else(|| Error::invalid("", format!("the token {token:?} is missing")))?;
+            let id = vocabulary
+                .id(token)
+                .ok_or_else(|| Error::invalid("", format!("the token {token:?} is missing")))?;
             let token = token.clone();
-            Ok(move |type_id| Piece::Special(vec![Special { id, token: token.clone() }], type_id))
+            Ok(move |type_id| {
+                Piece::Special(
+                    vec![Special {
+                        id,
+                        token: token.clone(),
+                    }],
+                    type_id,
+                )
+            })
         };
         let (cls, sep) = (special(cls_token)?, special(sep_token)?);
         let post = Post::Template {
@@ -109,21 +119,40 @@ impl Tokenizer {
         #[serde(transparent)]
         struct Ids(std::collections::BTreeMap<String, u32>);
 
-        let Ids(ids) = serde_json::from_slice(vocab).map_err(|e| Error::invalid("vocab.json", e.to_string()))?;
+        let Ids(ids) = serde_json::from_slice(vocab)
+            .map_err(|e| Error::invalid("vocab.json", e.to_string()))?;
         let pairs: Vec<(String, u32)> = ids.into_iter().collect();
         let vocabulary = Vocabulary::from_pairs("vocab.json", &pairs)?;
         let merges = merge_lines(utf8(merges).map_err(|e| e.in_file("merges.txt"))?.lines())?;
-        let bpe = Bpe::new("merges.txt", vocabulary, merges.iter().copied(), BpeOptions::default())?;
+        let bpe = Bpe::new(
+            "merges.txt",
+            vocabulary,
+            merges.iter().copied(),
+            BpeOptions::default(),
+        )?;
         let words = Splitter::ByteLevel {
             prefix_space: false,
             words: true,
         };
-        Self::from_byte_bpe(bpe, words, special.iter().map(|token| AddedToken::special(token)))
+        Self::from_byte_bpe(
+            bpe,
+            words,
+            special.iter().map(|token| AddedToken::special(token)),
+        )
     }
 
-    pub(super) fn from_byte_bpe(bpe: Bpe, splitter: Splitter, added: impl Iterator<Item = AddedToken>) -> Result<Self> {
+    pub(super) fn from_byte_bpe(
+        bpe: Bpe,
+        splitter: Splitter,
+        added: impl Iterator<Item = AddedToken>,
+    ) -> Result<Self> {
         let model = Model::Bpe(bpe);
-        let added = AddedTokens::new("", added.map(|token| (token, None)), model.vocabulary(), None)?;
+        let added = AddedTokens::new(
+            "",
+            added.map(|token| (token, None)),
+            model.vocabulary(),
+            None,
+        )?;
         Ok(Self {
             tokens: Tokens { model, added },
             normalizer: None,

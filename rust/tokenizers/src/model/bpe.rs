@@ -71,11 +71,17 @@ impl Bpe {
             let place = || format!("{place}[{rank}]");
             let id = |token: &str| {
                 vocabulary.id(token).ok_or_else(|| {
-                    Error::invalid(place(), format!("{token:?} of merge {left:?} {right:?} is not in the vocabulary"))
+                    Error::invalid(
+                        place(),
+                        format!("{token:?} of merge {left:?} {right:?} is not in the vocabulary"),
+                    )
                 })
             };
             let rest = right.get(options.prefix.len()..).ok_or_else(|| {
-                Error::invalid(place(), format!("{right:?} is shorter than the prefix {:?}", options.prefix))
+                Error::invalid(
+                    place(),
+                    format!("{right:?} is shorter than the prefix {:?}", options.prefix),
+                )
             })?;
             joined.clear();
             joined.push_str(left);
@@ -85,10 +91,15 @@ impl Bpe {
         Ok(Self::build(vocabulary, table, options))
     }
 
-    /// A model whose tokens have scores, as SentencePiece makes them: the pair whose merger scores best goes first, and
+    /// A model whose tokens have scores, as `SentencePiece` makes them: the pair whose merger scores best goes first, and
     /// tokens with a score of -∞ are never made.
     pub(crate) fn from_scores(vocabulary: Vocabulary, scores: &[f32], options: BpeOptions) -> Self {
-        let score = |id: u32| scores.get(id as usize).copied().unwrap_or(f32::NEG_INFINITY);
+        let score = |id: u32| {
+            scores
+                .get(id as usize)
+                .copied()
+                .unwrap_or(f32::NEG_INFINITY)
+        };
         let mut order: Vec<u32> = vocabulary
             .iter()
             .map(|(id, _)| id)
@@ -114,7 +125,11 @@ impl Bpe {
         Self::build(vocabulary, table, options)
     }
 
-    fn build(vocabulary: Vocabulary, merges: HashMap<(u32, u32), (u32, u32)>, options: BpeOptions) -> Self {
+    fn build(
+        vocabulary: Vocabulary,
+        merges: HashMap<(u32, u32), (u32, u32)>,
+        options: BpeOptions,
+    ) -> Self {
         let mut chars = Box::new([None; 0x200]);
         for (c, id) in ('\0'..).zip(chars.iter_mut()) {
             *id = vocabulary.id(c.encode_utf8(&mut [0; 4]));
@@ -122,7 +137,10 @@ impl Bpe {
         Self {
             merges,
             chars,
-            unknown: options.unknown.as_deref().and_then(|token| vocabulary.id(token)),
+            unknown: options
+                .unknown
+                .as_deref()
+                .and_then(|token| vocabulary.id(token)),
             bytes: options.byte_fallback.then(|| ByteTokens::of(&vocabulary)),
             vocabulary,
             options,
@@ -138,7 +156,9 @@ impl Bpe {
     }
 
     pub(super) fn tokenize(&self, word: &str, scratch: &mut super::Scratch) -> Result<()> {
-        let super::Scratch { tokens, bpe, key, .. } = scratch;
+        let super::Scratch {
+            tokens, bpe, key, ..
+        } = scratch;
         if self.options.ignore_merges
             && let Some(id) = self.vocabulary.id(word)
         {
@@ -172,10 +192,22 @@ impl Bpe {
         let mut unknown: Option<(u32, usize)> = None;
         for (at, c) in word.char_indices() {
             let len = c.len_utf8();
-            let prefix = if at > 0 { self.options.prefix.as_str() } else { "" };
-            let suffix = if at + len == word.len() { self.options.suffix.as_str() } else { "" };
+            let prefix = if at > 0 {
+                self.options.prefix.as_str()
+            } else {
+                ""
+            };
+            let suffix = if at + len == word.len() {
+                self.options.suffix.as_str()
+            } else {
+                ""
+            };
             let plain = prefix.is_empty() && suffix.is_empty();
-            let short = if plain { self.chars.get(c as usize) } else { None };
+            let short = if plain {
+                self.chars.get(c as usize)
+            } else {
+                None
+            };
             let id = if let Some(id) = short {
                 *id
             } else {
@@ -204,7 +236,9 @@ impl Bpe {
                 continue;
             };
             let id = self.unknown.ok_or_else(|| {
-                Error::Input(format!("{c:?} is not in the vocabulary, and neither is the unknown token {token:?}"))
+                Error::Input(format!(
+                    "{c:?} is not in the vocabulary, and neither is the unknown token {token:?}"
+                ))
             })?;
             unknown = match unknown {
                 Some((id, before)) if self.options.fuse_unknown => Some((id, before + len)),
@@ -233,7 +267,11 @@ impl Bpe {
             }
         }
         while let Some(Reverse((best, at))) = queue.pop() {
-            let Some(left) = symbols.get(at as usize).copied().filter(|left| left.len > 0) else {
+            let Some(left) = symbols
+                .get(at as usize)
+                .copied()
+                .filter(|left| left.len > 0)
+            else {
                 continue;
             };
             let Some(right) = symbols.get(left.next as usize).copied() else {

@@ -52,8 +52,12 @@ impl Unigram {
                 format!("a token has {} bytes, more than {MAX_TOKEN}", token.len()),
             ));
         }
-        let vocabulary = Vocabulary::from_list(place, tokens.iter().map(|(token, _)| token.as_str()))?;
-        let lowest = tokens.iter().map(|(_, score)| *score).fold(f64::INFINITY, f64::min);
+        let vocabulary =
+            Vocabulary::from_list(place, tokens.iter().map(|(token, _)| token.as_str()))?;
+        let lowest = tokens
+            .iter()
+            .map(|(_, score)| *score)
+            .fold(f64::INFINITY, f64::min);
         Ok(Self {
             trie: Trie::of(&vocabulary),
             scores: tokens.iter().map(|(_, score)| *score).collect(),
@@ -73,13 +77,19 @@ impl Unigram {
     }
 
     pub(super) fn tokenize(&self, word: &str, scratch: &mut Scratch) -> Result<()> {
-        let Scratch { tokens, unigram: best, .. } = scratch;
+        let Scratch {
+            tokens,
+            unigram: best,
+            ..
+        } = scratch;
         self.search(word, best)?;
 
         // From the end back to the start; neighbouring unknown characters become one.
         let mut end = word.len();
         while end > 0 {
-            let Some(Best { start, id, .. }) = best.get(end).copied().filter(|best| best.start != NONE) else {
+            let Some(Best { start, id, .. }) =
+                best.get(end).copied().filter(|best| best.start != NONE)
+            else {
                 break;
             };
             let unknown = Some(id) == self.unknown;
@@ -126,11 +136,20 @@ impl Unigram {
             let rest = word.as_bytes().get(at..).unwrap_or(&[]);
             self.trie.prefixes(rest, |len, id| {
                 single |= len == c.len_utf8();
-                offer(len, id, self.scores.get(id as usize).copied().unwrap_or(self.unknown_score));
+                offer(
+                    len,
+                    id,
+                    self.scores
+                        .get(id as usize)
+                        .copied()
+                        .unwrap_or(self.unknown_score),
+                );
             });
             if !single {
                 let id = self.unknown.ok_or_else(|| {
-                    Error::Input(format!("{c:?} is not in the vocabulary, and there is no unknown token"))
+                    Error::Input(format!(
+                        "{c:?} is not in the vocabulary, and there is no unknown token"
+                    ))
                 })?;
                 offer(c.len_utf8(), id, self.unknown_score);
             }

@@ -1,4 +1,4 @@
-//! WordPiece: the longest token first, from left to right (Wu et al., 2016).
+//! `WordPiece`: the longest token first, from left to right (Wu et al., 2016).
 
 use super::{Scratch, Token};
 use crate::{
@@ -24,7 +24,10 @@ impl WordPiece {
         max_chars: usize,
     ) -> Result<Self> {
         let unknown = vocabulary.id(unknown).ok_or_else(|| {
-            Error::invalid(place, format!("the unknown token {unknown:?} is not in the vocabulary"))
+            Error::invalid(
+                place,
+                format!("the unknown token {unknown:?} is not in the vocabulary"),
+            )
         })?;
         Ok(Self {
             vocabulary,
@@ -45,7 +48,8 @@ impl WordPiece {
     pub(super) fn tokenize(&self, word: &str, scratch: &mut Scratch) {
         let Scratch { tokens, key, .. } = scratch;
         // A character is at most four bytes: most words need not be counted.
-        let fits = word.len() <= self.max_chars || word.chars().take(self.max_chars.saturating_add(1)).count() <= self.max_chars;
+        let fits = word.len() <= self.max_chars
+            || word.chars().take(self.max_chars.saturating_add(1)).count() <= self.max_chars;
         let mut start = 0;
         while fits && start < word.len() {
             let Some((id, end)) = self.longest(word, start, key) else {

@@ -6,6 +6,7 @@ use super::{Form, lowercase};
 use crate::text::Aligned;
 
 /// What BERT does to text before cutting it.
+#[allow(clippy::struct_excessive_bools)] // four independent switches of the file format
 pub(crate) struct Bert {
     /// Drops control characters and writes every white space as one space.
     pub(crate) clean_text: bool,

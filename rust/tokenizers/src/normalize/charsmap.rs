@@ -1,4 +1,4 @@
-//! The character map inside SentencePiece models.
+//! The character map inside `SentencePiece` models.
 //!
 //! The map is a double-array trie (Darts) over UTF-8 bytes whose values point into a string of replacements, each ended
 //! by a zero byte: `u32 size of the trie in bytes, trie as u32 units, replacements`, little-endian.
@@ -21,11 +21,16 @@ pub(crate) struct Charsmap {
 impl Charsmap {
     pub(crate) fn parse(place: &str, bytes: &[u8]) -> Result<Self> {
         let invalid = |problem: &str| Error::invalid(place, format!("character map: {problem}"));
-        let (size, rest) = bytes.split_first_chunk::<4>().ok_or_else(|| invalid("shorter than its header"))?;
+        let (size, rest) = bytes
+            .split_first_chunk::<4>()
+            .ok_or_else(|| invalid("shorter than its header"))?;
         let size = u32::from_le_bytes(*size) as usize / 4 * 4;
-        let (units, replacements) = rest
-            .split_at_checked(size)
-            .ok_or_else(|| invalid(&format!("the trie should have {size} bytes, {} are left", rest.len())))?;
+        let (units, replacements) = rest.split_at_checked(size).ok_or_else(|| {
+            invalid(&format!(
+                "the trie should have {size} bytes, {} are left",
+                rest.len()
+            ))
+        })?;
         if units.is_empty() {
             return Err(invalid("the trie is empty"));
         }
@@ -95,7 +100,11 @@ fn push(edits: &mut Vec<(char, isize)>, old: usize, new: &str) {
     edits.extend(new.chars().map(|c| (c, 0)));
     let count = edits.len() - start;
     if count > old {
-        edits.iter_mut().rev().take(count - old).for_each(|(_, change)| *change = 1);
+        edits
+            .iter_mut()
+            .rev()
+            .take(count - old)
+            .for_each(|(_, change)| *change = 1);
     } else if let Some((_, change)) = edits.last_mut() {
         *change -= (old - count) as isize;
     }

@@ -28,7 +28,7 @@ pub(crate) enum Normalizer {
     Prepend(String),
     /// Replaces every match.
     Replace { pattern: Pattern, content: String },
-    /// The compiled character map of a SentencePiece model.
+    /// The compiled character map of a `SentencePiece` model.
     Charsmap(Charsmap),
     /// Writes every byte as a visible character.
     ByteLevel,
@@ -66,8 +66,16 @@ fn lowercase(text: &mut Aligned) {
 
 fn strip(text: &mut Aligned, left: bool, right: bool) {
     let full = text.as_str();
-    let start = if left { full.len() - full.trim_start().len() } else { 0 };
-    let end = if right { full.trim_end().len() } else { full.len() };
+    let start = if left {
+        full.len() - full.trim_start().len()
+    } else {
+        0
+    };
+    let end = if right {
+        full.trim_end().len()
+    } else {
+        full.len()
+    };
     if (start, end) == (0, full.len()) {
         return;
     }

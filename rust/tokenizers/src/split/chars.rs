@@ -9,7 +9,12 @@ pub(crate) fn is_punctuation(c: char) -> bool {
 }
 
 /// Cuts around every character for which `matches` holds.
-pub(crate) fn around(word: &str, matches: impl Fn(char) -> bool, behavior: Behavior, ranges: &mut Vec<(usize, usize)>) {
+pub(crate) fn around(
+    word: &str,
+    matches: impl Fn(char) -> bool,
+    behavior: Behavior,
+    ranges: &mut Vec<(usize, usize)>,
+) {
     let found: Vec<_> = word
         .char_indices()
         .filter(|&(_, c)| matches(c))

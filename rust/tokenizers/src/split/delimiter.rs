@@ -17,14 +17,24 @@ pub(crate) enum Behavior {
 
 impl Behavior {
     /// Cuts `0..len` around `matches`; with `invert`, around what lies between them.
-    pub(crate) fn cut(self, len: usize, matches: &[(usize, usize)], invert: bool, ranges: &mut Vec<(usize, usize)>) {
+    pub(crate) fn cut(
+        self,
+        len: usize,
+        matches: &[(usize, usize)],
+        invert: bool,
+        ranges: &mut Vec<(usize, usize)>,
+    ) {
         let first = ranges.len();
         let mut before = false;
         let mut piece = |start: usize, end: usize, matched: bool| {
             if start == end {
                 return;
             }
-            let last = if ranges.len() > first { ranges.last_mut() } else { None };
+            let last = if ranges.len() > first {
+                ranges.last_mut()
+            } else {
+                None
+            };
             match (self, last) {
                 (Self::Removed, _) if matched => {}
                 (Self::Contiguous, Some(last)) if matched == before => last.1 = end,
@@ -51,11 +61,18 @@ mod tests {
     #[test]
     fn the_five_behaviours() {
         let text = "the-final--countdown";
-        let matches: Vec<_> = text.match_indices('-').map(|(at, _)| (at, at + 1)).collect();
+        let matches: Vec<_> = text
+            .match_indices('-')
+            .map(|(at, _)| (at, at + 1))
+            .collect();
         let cut = |behavior: Behavior| {
             let mut ranges = Vec::new();
             behavior.cut(text.len(), &matches, false, &mut ranges);
-            ranges.iter().map(|&(s, e)| &text[s..e]).collect::<Vec<_>>().join(" ")
+            ranges
+                .iter()
+                .map(|&(s, e)| &text[s..e])
+                .collect::<Vec<_>>()
+                .join(" ")
         };
         assert_eq!(cut(Behavior::Removed), "the final countdown");
         assert_eq!(cut(Behavior::Isolated), "the - final - - countdown");

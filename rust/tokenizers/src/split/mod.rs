@@ -28,7 +28,11 @@ pub(crate) enum Splitter {
     /// Into words, each spelled byte by byte.
     ByteLevel { prefix_space: bool, words: bool },
     /// Spaces become a visible mark, and every word begins with one.
-    Metaspace { mark: char, prepend: Prepend, split: bool },
+    Metaspace {
+        mark: char,
+        prepend: Prepend,
+        split: bool,
+    },
     /// Around matches of a pattern.
     Pattern {
         pattern: Pattern,
@@ -53,8 +57,15 @@ impl Splitter {
     pub(crate) fn apply(&self, text: &mut Text) {
         match self {
             Self::Bert => text.split(chars::bert),
-            Self::ByteLevel { prefix_space, words } => byte_level_words(text, *prefix_space, *words),
-            Self::Metaspace { mark, prepend, split } => metaspace(text, *mark, *prepend, *split),
+            Self::ByteLevel {
+                prefix_space,
+                words,
+            } => byte_level_words(text, *prefix_space, *words),
+            Self::Metaspace {
+                mark,
+                prepend,
+                split,
+            } => metaspace(text, *mark, *prepend, *split),
             Self::Pattern {
                 pattern,
                 behavior,
@@ -67,17 +78,26 @@ impl Splitter {
                     behavior.cut(word.len(), &matches, *invert, ranges);
                 });
             }
-            Self::Delimiter(c) => text.split(|word, ranges| chars::around(word, |x| x == *c, Behavior::Removed, ranges)),
+            Self::Delimiter(c) => text
+                .split(|word, ranges| chars::around(word, |x| x == *c, Behavior::Removed, ranges)),
             Self::Digits { individual } => {
-                let behavior = if *individual { Behavior::Isolated } else { Behavior::Contiguous };
+                let behavior = if *individual {
+                    Behavior::Isolated
+                } else {
+                    Behavior::Contiguous
+                };
                 text.split(|word, ranges| chars::around(word, char::is_numeric, behavior, ranges));
             }
             Self::Punctuation(behavior) => {
-                text.split(|word, ranges| chars::around(word, chars::is_punctuation, *behavior, ranges));
+                text.split(|word, ranges| {
+                    chars::around(word, chars::is_punctuation, *behavior, ranges);
+                });
             }
             Self::Whitespace => text.split(chars::word_runs),
             Self::WhitespaceSplit => {
-                text.split(|word, ranges| chars::around(word, char::is_whitespace, Behavior::Removed, ranges));
+                text.split(|word, ranges| {
+                    chars::around(word, char::is_whitespace, Behavior::Removed, ranges);
+                });
             }
             Self::Sequence(steps) => steps.iter().for_each(|step| step.apply(text)),
         }
@@ -102,7 +122,9 @@ fn byte_level_words(text: &mut Text, prefix_space: bool, words: bool) {
         });
     }
     text.rewrite(|_, _, chars, sink| {
-        chars.for_each(|(c, origin)| byte_level::spell(c, &mut |spelled| sink.push(spelled, origin)));
+        chars.for_each(|(c, origin)| {
+            byte_level::spell(c, &mut |spelled| sink.push(spelled, origin));
+        });
     });
 }
 
@@ -116,9 +138,13 @@ fn metaspace(text: &mut Text, mark: char, prepend: Prepend, split: bool) {
         if wanted && !word.starts_with([mark, ' ']) {
             sink.push(mark, origin);
         }
-        chars.for_each(|(c, origin): (char, Origin)| sink.push(if c == ' ' { mark } else { c }, origin));
+        chars.for_each(|(c, origin): (char, Origin)| {
+            sink.push(if c == ' ' { mark } else { c }, origin);
+        });
     });
     if split {
-        text.split(|word, ranges| chars::around(word, |c| c == mark, Behavior::MergedWithNext, ranges));
+        text.split(|word, ranges| {
+            chars::around(word, |c| c == mark, Behavior::MergedWithNext, ranges);
+        });
     }
 }

@@ -32,11 +32,11 @@ def initialise(model: M, *, seed: int) -> M:
     return model
 
 
-def place_constants(model: Module) -> None:
+def place_constants(model: Module, *, dtype: str = "float32") -> None:
     """Give the constants of ``model``, which are built in numpy, to the native backend."""
     for leaf in model.named_leaves().values():
         if isinstance(leaf, Constant) and isinstance(leaf.data, np.ndarray):
-            leaf.data = native.array(leaf.data).tensor
+            leaf.data = native.array(leaf.data.astype(dtype)).tensor
 
 
 def _generator(seed: int, path: str) -> np.random.Generator:

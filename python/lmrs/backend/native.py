@@ -66,6 +66,14 @@ def _tensor(operand: Any) -> _rs.Tensor | None:
     raise InputError(f"the native backend was given a {given}, expected an Array or a loaded Parameter")
 
 
+def tensor(parameter: Parameter) -> _rs.Tensor:
+    """The numbers of ``parameter``. Raises InputError if it is not loaded, or is on another backend."""
+    if not isinstance(parameter.data, _rs.Tensor):
+        where = "not loaded" if parameter.data is None else f"a {type(parameter.data).__name__}, not a native tensor"
+        raise InputError(f"a parameter {list(parameter.shape)} is {where}")
+    return parameter.data
+
+
 def _apply(name: str, inputs: tuple[Any, ...], attributes: dict[str, Any], streams: tuple[Ragged, ...]) -> Array:
     tensors = [_tensor(operand) for operand in inputs]
     starts = [(stream.name, stream.starts.tolist()) for stream in streams if stream.starts is not None]

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from lmrs import ops
 from lmrs.batch import Batch, Ragged
 from lmrs.errors import ConfigError
-from lmrs.models.config import Fields
+from lmrs.models.config import MOST_LAYERS, Fields
 from lmrs.models.model import LanguageModel
 from lmrs.models.source import Source, Sources, both, weight
 from lmrs.nn.attention import Attention, Heads
@@ -52,7 +52,7 @@ class Config:
         return cls(
             vocabulary=read.size("vocab_size"),
             width=width,
-            layers=read.size("num_hidden_layers"),
+            layers=read.size("num_hidden_layers", most=MOST_LAYERS),
             heads=heads,
             context=read.size("max_position_embeddings"),
             inner=read.size("intermediate_size"),

@@ -17,18 +17,22 @@ _ACTIVATIONS: dict[str, Activation] = {
 }
 
 
+MOST_LAYERS = 4096
+"""More than any model has; a config that says more would build blocks until memory ends."""
+
+
 class Fields:
     """The fields of one config.json; each accessor raises ConfigError for a field that is missing or makes no sense."""
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self._fields = fields
 
-    def size(self, name: str, default: int | None = None) -> int:
-        """A positive integer; ``default`` if absent or null, unless that is None."""
+    def size(self, name: str, default: int | None = None, *, most: int = 2**31 - 1) -> int:
+        """An integer in 1 … ``most``; ``default`` if absent or null, unless that is None."""
         value = self._fields.get(name)
         value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ConfigError(f"{name} is {self._shown(name)}, expected a positive integer")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise ConfigError(f"{name} is {self._shown(name)}, expected an integer in 1 … {most}")
         return value
 
     def number(self, name: str, default: float | None = None) -> float:

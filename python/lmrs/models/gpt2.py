@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from lmrs.batch import Batch, Ragged
 from lmrs.errors import ConfigError
-from lmrs.models.config import Fields
+from lmrs.models.config import MOST_LAYERS, Fields
 from lmrs.models.model import LanguageModel
 from lmrs.models.source import Source, Sources, both, weight
 from lmrs.nn.attention import Attention, Heads
@@ -51,7 +51,7 @@ class Config:
         return cls(
             vocabulary=read.size("vocab_size"),
             width=width,
-            layers=read.size("n_layer"),
+            layers=read.size("n_layer", most=MOST_LAYERS),
             heads=heads,
             context=read.size("n_positions"),
             inner=read.size("n_inner", 4 * width),

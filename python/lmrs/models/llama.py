@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 from lmrs.batch import Batch
 from lmrs.errors import ConfigError
-from lmrs.models.config import Fields
+from lmrs.models.config import MOST_LAYERS, Fields
 from lmrs.models.model import LanguageModel
 from lmrs.models.source import Sources, both, weight
 from lmrs.nn.attention import Heads, RotaryAttention
@@ -50,8 +50,10 @@ class Config:
     def from_dict(cls: type[C], fields: Mapping[str, Any], names: Collection[str] | None = None) -> C:
         """From config.json; whether the head is tied is read off the tensor ``names`` of the file if given."""
         read = Fields(fields)
-        width, queries, layers = (read.size(f) for f in ("hidden_size", "num_attention_heads", "num_hidden_layers"))
-        heads = Heads(queries, read.size("num_key_value_heads", queries), read.size("head_dim", width // queries))
+        width, queries = read.size("hidden_size"), read.size("num_attention_heads")
+        layers = read.size("num_hidden_layers", most=MOST_LAYERS)
+        dim = read.size("head_dim", width // queries, most=2**16)
+        heads = Heads(queries, read.size("num_key_value_heads", queries), dim)
         if queries % heads.keys:
             shared = f"a multiple of num_key_value_heads = {heads.keys}"
             raise ConfigError(f"num_attention_heads is {queries}, expected {shared}")

@@ -41,6 +41,10 @@ class LanguageModel(Module):
         """What goes into the head, ``[T, width]``."""
         raise NotImplementedError
 
+    def states(self, batch: Batch) -> Value:
+        """What embeddings are pooled from, ``[T, width]``."""
+        return self.hidden(batch)
+
     def forward(self, batch: Batch) -> Value:
         """The logits ``[N, V]`` of the rows ``batch.select``, of all rows if it is None."""
         hidden = self.hidden(batch)

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from lmrs import ops
 from lmrs.batch import Batch, Ragged
 from lmrs.errors import ConfigError
-from lmrs.models.config import Fields, activation
+from lmrs.models.config import MOST_LAYERS, Fields, activation
 from lmrs.models.model import LanguageModel
 from lmrs.models.source import Source, Sources, weight
 from lmrs.nn.attention import CrossAttention, Heads, RelativeAttention
@@ -53,7 +53,7 @@ class Config:
         gate, _, kind = str(said).rpartition("-")
         if gate not in ("", "gated"):
             raise ConfigError(f"feed_forward_proj is {said!r}, expected an activation, or gated- and an activation")
-        count, layers = read.size("num_heads"), read.size("num_layers")
+        count, layers = read.size("num_heads"), read.size("num_layers", most=MOST_LAYERS)
         scaled = read.flag("scale_decoder_outputs", read.flag("tie_word_embeddings", True))
         start = read.get("decoder_start_token_id")
         start = (read.get("pad_token_id") or 0) if start is None else start
@@ -63,7 +63,7 @@ class Config:
             vocabulary=read.size("vocab_size"),
             width=read.size("d_model"),
             layers=layers,
-            decoder_layers=read.size("num_decoder_layers", layers),
+            decoder_layers=read.size("num_decoder_layers", layers, most=MOST_LAYERS),
             heads=Heads(count, count, read.size("d_kv")),
             inner=read.size("d_ff"),
             # What T5 v1.1 calls gelu is the tanh form.
@@ -178,6 +178,10 @@ class Model(LanguageModel):
     def encode(self, batch: Batch) -> Value:
         """The memory ``[S, width]`` of the input texts."""
         return self.encoder(self.embed(batch.ids), batch.seqs)
+
+    def states(self, batch: Batch) -> Value:
+        """What embeddings are pooled from: the encoder's output, ``[T, width]``."""
+        return self.encode(batch)
 
     def hidden(self, batch: Batch, memory: Value, memory_seqs: Ragged) -> Value:  # type: ignore[override]
         """What goes into the head, ``[T, width]``, for decoder inputs ``batch`` and ``memory [S, width]``."""

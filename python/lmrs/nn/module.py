@@ -160,7 +160,13 @@ def _with_children(module: Module, children: dict[str, Module]) -> Module:
 
 
 def _regex(pattern: str) -> str:
-    signs = {"*": ".*", "?": ".", "{": "(?:", "}": ")", ",": "|"}
-    if pattern.count("{") != pattern.count("}"):
+    depth, regex = 0, ""
+    for sign in pattern:
+        depth += {"{": 1, "}": -1}.get(sign, 0)
+        if depth not in (0, 1):
+            break
+        signs = {"*": ".*", "?": ".", "{": "(?:", "}": ")"} | ({",": "|"} if depth else {})
+        regex += signs.get(sign) or re.escape(sign)
+    if depth:
         raise ConfigError(f"the braces of the pattern {pattern!r} do not match")
-    return "".join(signs.get(sign) or re.escape(sign) for sign in pattern)
+    return regex

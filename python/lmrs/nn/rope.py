@@ -28,22 +28,31 @@ class Rope(Module):
         kind = parameters.get("rope_type", "default")
         if kind not in _STRETCHES:
             raise ConfigError(f"rope_type is {kind!r}, expected one of {', '.join(_STRETCHES)}")
-        rotary = int(head_dim * parameters.get("partial_rotary_factor", 1.0))
         try:
-            exponents = np.arange(0, rotary, 2, dtype=np.float32) / np.float32(rotary)
-            # In float32, as the models were trained: rounding a float64 result would turn late positions differently.
-            plain = np.float32(1) / np.float32(parameters["rope_theta"]) ** exponents
-            frequencies, self.factor = _STRETCHES[kind](plain, parameters, context)
+            with np.errstate(all="ignore"):
+                frequencies, self.factor = _STRETCHES[kind](_plain(head_dim, parameters), parameters, context)
         except KeyError as missing:
             raise ConfigError(f"rope_type {kind!r} needs the field {missing}") from None
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise ConfigError(f"rope_parameters is {dict(parameters)!r}: {error}") from None
+        if not (np.isfinite(frequencies).all() and math.isfinite(self.factor)):
+            raise ConfigError(f"rope_parameters is {dict(parameters)!r}, which gives frequencies that are not finite")
         self.head_dim = head_dim
-        self.frequencies = Constant(
-            shape=frequencies.shape, trainable=False, data=np.ascontiguousarray(frequencies, np.float32)
-        )
+        values = np.ascontiguousarray(frequencies, np.float32)
+        self.frequencies = Constant(shape=values.shape, trainable=False, data=values)
 
     def forward(self, x: Value, positions: Value) -> Value:
         """``x [T, heads·head_dim]`` turned by ``positions [T]``."""
         return ops.rope(x, positions, self.frequencies, head_dim=self.head_dim, factor=self.factor)
+
+
+def _plain(head_dim: int, parameters: Mapping[str, Any]) -> Frequencies:
+    """``theta**(-2j / rotary)``, in float32 as the models were trained: rounding a float64 result turns otherwise."""
+    rotary = int(head_dim * parameters.get("partial_rotary_factor", 1.0))
+    if not 2 <= rotary <= head_dim or rotary % 2:
+        raise ValueError(f"{rotary} columns of {head_dim} would be rotated, expected an even number of them")
+    theta = np.float32(parameters["rope_theta"])
+    return np.asarray(1 / theta ** (np.arange(0, rotary, 2, dtype=np.float32) / np.float32(rotary)), np.float32)
 
 
 def _default(plain: Frequencies, _parameters: Mapping[str, Any], _context: int) -> tuple[Frequencies, float]:
@@ -54,8 +63,8 @@ def _linear(plain: Frequencies, parameters: Mapping[str, Any], _context: int) ->
     return plain / np.float32(parameters["factor"]), 1.0
 
 
-def _llama3(plain: Frequencies, parameters: Mapping[str, Any], _context: int) -> tuple[Frequencies, float]:
-    factor, old = parameters["factor"], parameters["original_max_position_embeddings"]
+def _llama3(plain: Frequencies, parameters: Mapping[str, Any], context: int) -> tuple[Frequencies, float]:
+    factor, old = parameters["factor"], parameters.get("original_max_position_embeddings", context)
     low, high = parameters["low_freq_factor"], parameters["high_freq_factor"]
     turns = old * plain / np.float32(2 * math.pi)
     # 1 keeps a frequency (many turns in the old context), 0 divides it by the factor, between is a blend.
@@ -64,7 +73,7 @@ def _llama3(plain: Frequencies, parameters: Mapping[str, Any], _context: int) ->
 
 
 def _yarn(plain: Frequencies, parameters: Mapping[str, Any], context: int) -> tuple[Frequencies, float]:
-    old = parameters["original_max_position_embeddings"]
+    old = parameters.get("original_max_position_embeddings", context)
     factor = parameters.get("factor") or context / old
     dim, theta = 2 * len(plain), parameters["rope_theta"]
 

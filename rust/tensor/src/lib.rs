@@ -2,12 +2,16 @@
 //!
 //! A [`Tensor`] is contiguous, row-major and immutable; cloning shares the storage. Kernels borrow its elements as slices.
 
+mod checkpoint;
 mod dtype;
 mod error;
+mod save;
 mod storage;
 mod tensor;
 
+pub use checkpoint::{Checkpoint, Metadata};
 pub use dtype::{DType, Element};
 pub use error::{Error, Result};
+pub use save::save_safetensors;
 pub use storage::{Buffer, Mapping, Storage};
 pub use tensor::Tensor;

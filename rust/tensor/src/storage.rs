@@ -43,13 +43,14 @@ impl Mapping {
             path: path.to_owned(),
             source,
         };
-        let file = File::open(path).map_err(error)?;
-        if !file.metadata().map_err(error)?.is_file() {
+        // Asked before opening: to open a named pipe is to wait for whoever writes to it.
+        if !path.metadata().map_err(error)?.is_file() {
             return Err(error(std::io::Error::new(
                 std::io::ErrorKind::InvalidInput,
                 "not a regular file",
             )));
         }
+        let file = File::open(path).map_err(error)?;
         // SAFETY: the map is private and read-only. Its bytes change only if another process writes to the
         // file while it is mapped, which `Checkpoint` documents as outside its contract, as every reader of
         // mapped weights does.

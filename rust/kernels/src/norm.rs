@@ -208,9 +208,6 @@ impl<F: Real, const CENTRE: bool> Kernel<F> for Backward<'_, F, CENTRE> {
                 let (mean, inverse) = statistics::<F, S, CENTRE>(s, x, n, self.eps);
                 kept.copy_from_slice(&[mean, inverse]);
                 let (mean, inverse) = (s.splat(mean), s.splat(inverse));
-                let unit = |at: usize, lanes: usize| {
-                    s.mul(s.sub(s.load_part(x.add(at), lanes), mean), inverse)
-                };
                 let (mut sum, mut dot) = (s.splat(F::ZERO), s.splat(F::ZERO));
                 let mut at = 0;
                 while at < n {
@@ -222,7 +219,7 @@ impl<F: Real, const CENTRE: bool> Kernel<F> for Backward<'_, F, CENTRE> {
                     if CENTRE {
                         sum = s.add(sum, g);
                     }
-                    dot = s.fma(g, unit(at, lanes), dot);
+                    dot = s.fma(g, unit(s, x.add(at), lanes, mean, inverse), dot);
                     at += S::LANES;
                 }
                 let count = F::of(n as f64);
@@ -237,13 +234,29 @@ impl<F: Real, const CENTRE: bool> Kernel<F> for Backward<'_, F, CENTRE> {
                     if CENTRE {
                         g = s.sub(g, sum);
                     }
-                    let v = s.sub(g, s.mul(unit(at, lanes), dot));
+                    let v = s.sub(g, s.mul(unit(s, x.add(at), lanes, mean, inverse), dot));
                     s.store_part(dx.add(at), s.mul(v, inverse), lanes);
                     at += S::LANES;
                 }
             }
         }
     }
+}
+
+/// `(x − mean) / deviation`.
+///
+/// # Safety
+/// `lanes` elements can be read.
+#[inline(always)]
+unsafe fn unit<F: Real, S: Simd<F>>(
+    s: S,
+    x: *const F,
+    lanes: usize,
+    mean: S::V,
+    inverse: S::V,
+) -> S::V {
+    // SAFETY: the caller's promise.
+    s.mul(s.sub(unsafe { s.load_part(x, lanes) }, mean), inverse)
 }
 
 /// `dy · (x − mean) / deviation`, the gradient of the weight from one run.

@@ -4,6 +4,7 @@
 //! it travels with, nor on how the sequence was cut into calls. Prefill plus decode is the full forward, bit for bit.
 
 mod backward;
+mod bias;
 mod forward;
 mod store;
 
@@ -11,7 +12,7 @@ pub use backward::{Gradients, Saved, backward};
 pub use forward::{Sequence, forward};
 pub use store::KvStore;
 
-use crate::{Real, Rows};
+use crate::Rows;
 
 /// What attention computes: `softmax(scale·q·kᵀ + bias)·v` for each head.
 #[derive(Clone, Debug, PartialEq)]
@@ -82,11 +83,6 @@ pub struct Prefix<'a, F> {
 }
 
 impl Spec {
-    /// The key head that query head `head` reads.
-    pub fn kv_head(&self, head: usize) -> usize {
-        head * self.kv_heads / self.heads
-    }
-
     /// The keys that query number `query` sees, of `keys` there are.
     fn seen(&self, query: usize, keys: usize) -> std::ops::Range<usize> {
         let end = if self.causal {
@@ -100,34 +96,19 @@ impl Spec {
         start.min(end)..end
     }
 
-    /// A raw dot product turned into a score, and the derivative of that.
-    fn score<F: Real>(&self, dot: F) -> (F, F) {
-        let scale = F::of(self.scale);
-        match self.softcap {
-            None => (dot * scale, scale),
-            Some(cap) => {
-                let cap = F::of(cap);
-                let t = (dot * scale / cap).tanh();
-                (cap * t, scale * (F::ONE - t * t))
-            }
-        }
+    /// Query heads that share a key head.
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
     }
 
-    /// What the table `[buckets, heads]` adds for this head, query and key.
-    fn bias<F: Real>(&self, table: Option<&[F]>, head: usize, query: usize, key: usize) -> F {
-        self.entry(table, head, query, key)
-            .map_or(F::ZERO, |at| table.map_or(F::ZERO, |t| t[at]))
-    }
-
-    /// Where in the table that is.
-    fn entry<F>(
-        &self,
-        table: Option<&[F]>,
-        head: usize,
-        query: usize,
-        key: usize,
-    ) -> Option<usize> {
-        let relative = table.and(self.relative)?;
-        Some(relative.bucket(key as i64 - query as i64) * self.heads + head)
+    fn check(&self) {
+        let whole = self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads);
+        assert!(
+            whole && self.head_dim > 0,
+            "{} heads of {} over {}",
+            self.heads,
+            self.head_dim,
+            self.kv_heads
+        );
     }
 }

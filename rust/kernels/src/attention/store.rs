@@ -1,16 +1,26 @@
 //! The keys and values of one sequence.
 
-use std::ops::Range;
-
+use crate::memory::Buffer;
 use crate::{Real, Rows};
 
+/// Tokens in a block.
+pub(super) const BLOCK: usize = 64;
+
 /// Keys and values of one sequence, appended to as it grows.
-#[derive(Clone, Debug)]
+///
+/// They lie in blocks of 64 tokens; in a block each head has its keys transposed, `[head_dim][64]`, so that scores
+/// vectorise over tokens, then its values, `[64][head_dim]` with rows padded to 16 elements.
+#[derive(Debug)]
 pub struct KvStore<F> {
     kv_heads: usize,
     head_dim: usize,
-    keys: Vec<F>,
-    values: Vec<F>,
+    len: usize,
+    blocks: Vec<Buffer<F>>,
+}
+
+/// The width of a row of values.
+pub(super) fn padded(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(16)
 }
 
 impl<F: Real> KvStore<F> {
@@ -19,8 +29,8 @@ impl<F: Real> KvStore<F> {
         Self {
             kv_heads,
             head_dim,
-            keys: Vec::new(),
-            values: Vec::new(),
+            len: 0,
+            blocks: Vec::new(),
         }
     }
 
@@ -29,25 +39,37 @@ impl<F: Real> KvStore<F> {
     /// # Panics
     /// If the shapes disagree with each other or with the store.
     pub fn append(&mut self, keys: Rows<F>, values: Rows<F>) {
-        let width = self.kv_heads * self.head_dim;
-        assert_eq!(
-            (keys.rows(), keys.width(), values.width()),
-            (values.rows(), width, width)
-        );
+        let (dim, width) = (self.head_dim, self.kv_heads * self.head_dim);
+        assert_eq!((keys.rows(), keys.width()), (values.rows(), values.width()));
+        assert_eq!(keys.width(), width);
         for row in 0..keys.rows() {
-            self.keys.extend_from_slice(keys.row(row));
-            self.values.extend_from_slice(values.row(row));
+            let at = self.len % BLOCK;
+            if at == 0 {
+                self.blocks
+                    .push(Buffer::zeroed(self.kv_heads * self.head_size()));
+            }
+            for head in 0..self.kv_heads {
+                let start = head * self.head_size();
+                let block = &mut self.blocks[self.len / BLOCK]
+                    [start..start + dim * BLOCK + BLOCK * padded(dim)];
+                let (k, v) = block.split_at_mut(dim * BLOCK);
+                for (d, &key) in keys.row(row)[head * dim..][..dim].iter().enumerate() {
+                    k[d * BLOCK + at] = key;
+                }
+                v[at * padded(dim)..][..dim].copy_from_slice(&values.row(row)[head * dim..][..dim]);
+            }
+            self.len += 1;
         }
     }
 
     /// How many keys there are.
     pub fn len(&self) -> usize {
-        self.keys.len() / (self.kv_heads * self.head_dim).max(1)
+        self.len
     }
 
     /// Whether there is no key.
     pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
+        self.len == 0
     }
 
     /// The heads and the width of each.
@@ -57,25 +79,32 @@ impl<F: Real> KvStore<F> {
 
     /// Forgets all keys from the `len`-th on.
     pub fn truncate(&mut self, len: usize) {
-        self.keys.truncate(len * self.kv_heads * self.head_dim);
-        self.values.truncate(len * self.kv_heads * self.head_dim);
+        if len >= self.len {
+            return;
+        }
+        self.blocks.truncate(len.div_ceil(BLOCK));
+        let (dim, size) = (self.head_dim, self.head_size());
+        if let (Some(last), used @ 1..) = (self.blocks.last_mut(), len % BLOCK) {
+            // Values beyond the end are multiplied by 0, so they must be finite.
+            for head in last.chunks_exact_mut(size.max(1)) {
+                head[dim * BLOCK + used * padded(dim)..].fill(F::ZERO);
+            }
+        }
+        self.len = len;
     }
 
     /// Memory held.
     pub fn bytes(&self) -> usize {
-        (self.keys.capacity() + self.values.capacity()) * size_of::<F>()
+        self.blocks.len() * self.kv_heads * self.head_size() * size_of::<F>()
     }
 
-    pub(super) fn key(&self, index: usize, head: usize) -> &[F] {
-        &self.keys[self.place(index, head)]
+    fn head_size(&self) -> usize {
+        BLOCK * (self.head_dim + padded(self.head_dim))
     }
 
-    pub(super) fn value(&self, index: usize, head: usize) -> &[F] {
-        &self.values[self.place(index, head)]
-    }
-
-    fn place(&self, index: usize, head: usize) -> Range<usize> {
-        let start = (index * self.kv_heads + head) * self.head_dim;
-        start..start + self.head_dim
+    /// Keys `[head_dim][64]` and values `[64][padded]` of one head in one block.
+    pub(super) fn head(&self, block: usize, head: usize) -> (&[F], &[F]) {
+        self.blocks[block][head * self.head_size()..][..self.head_size()]
+            .split_at(self.head_dim * BLOCK)
     }
 }

@@ -4,7 +4,7 @@
 //! order. How a product is cut into tiles, and whether the depth is walked in one call or several, changes no bit.
 
 use crate::Real;
-use crate::simd::Simd;
+use crate::simd::{Kernel, Simd};
 
 /// Where the operands of a product lie.
 #[derive(Clone, Copy)]
@@ -50,10 +50,10 @@ unsafe fn tile<F: Real, S: Simd<F>, const M: usize, const N: usize>(
     // SAFETY: every access is inside the operands, as the caller promises.
     unsafe {
         if from == From::Output {
-            for i in 0..M {
-                for j in 0..N {
+            for (i, row) in sums.iter_mut().enumerate() {
+                for (j, sum) in row.iter_mut().enumerate() {
                     let c = o.c.add(i * o.c_row + j * S::LANES);
-                    sums[i][j] = if whole {
+                    *sum = if whole {
                         s.load(c)
                     } else {
                         s.load_part(c, lanes(j))
@@ -64,25 +64,25 @@ unsafe fn tile<F: Real, S: Simd<F>, const M: usize, const N: usize>(
         let (mut a, mut b) = (o.a, o.b);
         for _ in 0..depth {
             let mut w = [s.splat(F::ZERO); N];
-            for j in 0..N {
-                w[j] = s.load(b.add(j * S::LANES));
+            for (j, w) in w.iter_mut().enumerate() {
+                *w = s.load(b.add(j * S::LANES));
             }
-            for i in 0..M {
+            for (i, row) in sums.iter_mut().enumerate() {
                 let x = s.splat(*a.add(i * o.a_row));
-                for j in 0..N {
-                    sums[i][j] = s.fma(x, w[j], sums[i][j]);
+                for (sum, w) in row.iter_mut().zip(w) {
+                    *sum = s.fma(x, w, *sum);
                 }
             }
             a = a.wrapping_add(o.a_step);
             b = b.wrapping_add(o.b_step);
         }
-        for i in 0..M {
-            for j in 0..N {
+        for (i, row) in sums.into_iter().enumerate() {
+            for (j, sum) in row.into_iter().enumerate() {
                 let c = o.c.add(i * o.c_row + j * S::LANES);
                 if whole {
-                    s.store(c, sums[i][j])
+                    s.store(c, sum);
                 } else {
-                    s.store_part(c, sums[i][j], lanes(j))
+                    s.store_part(c, sum, lanes(j));
                 }
             }
         }
@@ -127,40 +127,56 @@ unsafe fn strip<F: Real, S: Simd<F>, const N: usize>(
 
 /// `C = A·B`, or `C += A·B`, for any number of rows and columns.
 ///
+/// It is compiled once a level, not into each kernel that calls it.
+///
 /// # Safety
 /// The operands are valid for `rows`, `depth` and `columns`, and C overlaps neither A nor B.
 #[inline(always)]
 pub(crate) unsafe fn product<F: Real, S: Simd<F>>(
-    s: S,
+    _: S,
     rows: usize,
     columns: usize,
     depth: usize,
-    o: Operands<F>,
+    operands: Operands<F>,
     from: From,
 ) {
-    let mut column = 0;
-    while column < columns {
-        let left = (columns - column).div_ceil(S::LANES);
-        // SAFETY: columns from `column` on are inside the operands.
-        unsafe {
-            let o = Operands {
-                b: o.b.add(column),
-                c: o.c.add(column),
-                ..o
-            };
+    F::dispatch(S::LEVEL, Product { rows, columns, depth, operands, from });
+}
+
+struct Product<F> {
+    rows: usize,
+    columns: usize,
+    depth: usize,
+    operands: Operands<F>,
+    from: From,
+}
+
+impl<F: Real> Kernel<F> for Product<F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<F>>(self, s: S) {
+        let Self { rows, columns, depth, operands: o, from } = self;
+        let mut column = 0;
+        while column < columns {
+            let left = (columns - column).div_ceil(S::LANES);
             let width = |vectors: usize| (vectors * S::LANES).min(columns - column);
-            // One row alone has registers for a wide strip, which then reads the panel once, in order.
-            if rows == 1 && S::TILE_VECTORS < 4 && left >= 8 {
-                tile::<F, S, 1, 8>(s, width(8), depth, o, from);
-                column += 8 * S::LANES;
-                continue;
-            }
-            let vectors = S::TILE_VECTORS.min(left);
-            match vectors {
-                1 => strip::<F, S, 1>(s, rows, width(1), depth, o, from),
-                3 if S::TILE_VECTORS > 2 => strip::<F, S, 3>(s, rows, width(3), depth, o, from),
-                4 if S::TILE_VECTORS > 2 => strip::<F, S, 4>(s, rows, width(4), depth, o, from),
-                _ => strip::<F, S, 2>(s, rows, width(2), depth, o, from),
+            let mut vectors = S::TILE_VECTORS.min(left);
+            // SAFETY: `product`'s caller promises the operands; columns from `column` on are inside them.
+            unsafe {
+                let o = Operands { b: o.b.add(column), c: o.c.add(column), ..o };
+                // One row alone has registers for a wide strip, which then reads the panel once, in order.
+                if rows == 1 && S::TILE_VECTORS < 4 && left >= 8 {
+                    vectors = 8;
+                    tile::<F, S, 1, 8>(s, width(8), depth, o, from);
+                } else {
+                    match vectors {
+                        1 => strip::<F, S, 1>(s, rows, width(1), depth, o, from),
+                        3 if S::TILE_VECTORS > 2 => strip::<F, S, 3>(s, rows, width(3), depth, o, from),
+                        4 if S::TILE_VECTORS > 2 => strip::<F, S, 4>(s, rows, width(4), depth, o, from),
+                        _ => strip::<F, S, 2>(s, rows, width(2), depth, o, from),
+                    }
+                }
             }
             column += vectors * S::LANES;
         }

@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::math::{self, Parts};
-use super::{Kernel, Simd};
+use super::{Kernel, Level, Simd};
 
 /// Proof that the CPU has AVX2 and FMA.
 #[derive(Clone, Copy)]
@@ -34,6 +34,7 @@ fn mask(n: usize) -> __m256i {
 impl Simd<f32> for Avx2 {
     type V = __m256;
     const LANES: usize = 8;
+    const LEVEL: Level = Level::Avx2;
     const TILE_ROWS: usize = 6;
     const TILE_VECTORS: usize = 2;
 

@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::math::{self, Parts};
-use super::{Kernel, Simd};
+use super::{Kernel, Level, Simd};
 
 /// Proof that the CPU has AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy)]
@@ -29,6 +29,7 @@ fn mask(n: usize) -> __mmask16 {
 impl Simd<f32> for Avx512 {
     type V = __m512;
     const LANES: usize = 16;
+    const LEVEL: Level = Level::Avx512;
     const TILE_ROWS: usize = 6;
     const TILE_VECTORS: usize = 4;
 

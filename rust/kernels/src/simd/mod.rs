@@ -170,6 +170,8 @@ pub trait Simd<F: Real>: Copy + Send + Sync {
     type V: Copy;
     /// Elements in a vector.
     const LANES: usize;
+    /// The level.
+    const LEVEL: Level;
     /// Rows of the matrix tile whose accumulators, with [`Self::TILE_VECTORS`], fill the registers.
     const TILE_ROWS: usize;
     /// Vectors across that tile.

@@ -36,6 +36,8 @@ pub trait Real:
     const ONE: Self;
     /// −∞.
     const NEG_INFINITY: Self;
+    /// 0, 1, … 15: the number of each lane.
+    const NUMBERS: [Self; 16];
     /// The nearest value to a 64-bit one.
     fn of(value: f64) -> Self;
     /// Exact for both types.
@@ -77,6 +79,9 @@ macro_rules! functions {
         const ZERO: Self = 0.0;
         const ONE: Self = 1.0;
         const NEG_INFINITY: Self = $f::NEG_INFINITY;
+        const NUMBERS: [Self; 16] = [
+            0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.,
+        ];
 
         #[inline(always)]
         fn of(value: f64) -> Self {

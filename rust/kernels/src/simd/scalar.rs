@@ -2,7 +2,7 @@
 
 use std::array::from_fn;
 
-use super::{Real, Simd};
+use super::{Level, Real, Simd};
 
 /// The level every CPU has. Four lanes, which the compiler maps to the baseline's 128-bit registers.
 #[derive(Clone, Copy)]
@@ -13,6 +13,7 @@ const LANES: usize = 4;
 impl<F: Real> Simd<F> for Scalar {
     type V = [F; LANES];
     const LANES: usize = LANES;
+    const LEVEL: Level = Level::Scalar;
     const TILE_ROWS: usize = 4;
     const TILE_VECTORS: usize = 2;
 

@@ -193,9 +193,10 @@ def pool(x: Value, sequences: "Ragged", *, kind: Pooling) -> Value:
 
 
 def dropout(x: Value, *, rate: float, site: str) -> Value:
-    """While gradients are taken, zero an element with probability ``rate`` and divide the others by ``1 - rate``.
+    """In training, zero an element with probability ``rate`` and divide the others by ``1 - rate``; else nothing.
 
-    ``site`` names the place in the model, so that two places draw different masks (Srivastava et al. 2014).
+    Training is where a step was given its randomness. ``site`` names the place in the model, so that two places draw
+    different masks (Srivastava et al. 2014).
     """
     return _run("dropout", x, rate=rate, site=site)
 

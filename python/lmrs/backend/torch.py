@@ -5,8 +5,11 @@ kernels, so it is written to be read beside the equations of :mod:`lmrs.ops` and
 whole sequences: a cache slot is ignored.
 """
 
+import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -23,6 +26,8 @@ from lmrs.errors import InputError, ShapeError
 from lmrs.nn.module import Module, Parameter
 
 M = TypeVar("M", bound=Module)
+
+_RANDOMNESS: ContextVar[tuple[int, int] | None] = ContextVar("randomness", default=None)
 
 
 def array(values: npt.NDArray[Any]) -> Tensor:
@@ -64,6 +69,19 @@ def fetch(model: M) -> M:
         )
 
     return model.map_parameters(move)
+
+
+@contextmanager
+def randomness(seed: int, step: int) -> Iterator[None]:
+    """While this holds, dropout drops, as a function of (``seed``, ``step``, site); elsewhere it does nothing.
+
+    The masks are torch's own and not those of the native backend.
+    """
+    token = _RANDOMNESS.set((seed, step))
+    try:
+        yield
+    finally:
+        _RANDOMNESS.reset(token)
 
 
 def embed(table: Tensor, ids: Tensor) -> Tensor:
@@ -212,8 +230,12 @@ def pool(x: Tensor, sequences: Ragged, *, kind: str) -> Tensor:
 
 
 def dropout(x: Tensor, *, rate: float, site: str) -> Tensor:
-    """Drawn from torch's own generator: the same rate as native, another mask."""
-    return functional.dropout(x, rate, training=torch.is_grad_enabled())
+    if _RANDOMNESS.get() is None:
+        return x
+    key = hashlib.blake2b(repr((_RANDOMNESS.get(), site)).encode(), digest_size=8).digest()
+    generator = torch.Generator(x.device).manual_seed(int.from_bytes(key, "little", signed=True))
+    kept = torch.rand(x.shape, generator=generator, device=x.device) >= rate
+    return x * kept / (1 - rate)
 
 
 def cross_entropy(

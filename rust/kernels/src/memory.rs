@@ -1,6 +1,7 @@
 //! Aligned storage for what kernels read most: packed weights, keys and values, scratch.
 
 use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::cell::RefCell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
@@ -94,4 +95,30 @@ impl<F> fmt::Debug for Buffer<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Buffer({})", self.length)
     }
+}
+
+impl<F: Real> Clone for Buffer<F> {
+    fn clone(&self) -> Self {
+        let mut copy = Self::zeroed(self.length);
+        copy.copy_from_slice(self);
+        copy
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Buffer<f64>> = RefCell::new(Buffer::zeroed(0));
+}
+
+/// Lends `body` memory that the thread keeps from call to call: `length` elements, whatever they hold.
+pub(crate) fn with_scratch<F: Real, R>(length: usize, body: impl FnOnce(&mut [F]) -> R) -> R {
+    const { assert!(size_of::<F>() <= size_of::<f64>()) };
+    // Taken out, so that a body that asks again gets memory of its own.
+    let mut kept = SCRATCH.replace(Buffer::zeroed(0));
+    if kept.len() < length {
+        kept = Buffer::zeroed(length);
+    }
+    // SAFETY: at least `length` elements of at most eight bytes, aligned to a cache line; all bits are values of either type.
+    let result = body(unsafe { std::slice::from_raw_parts_mut(kept.as_mut_ptr().cast(), length) });
+    SCRATCH.set(kept);
+    result
 }

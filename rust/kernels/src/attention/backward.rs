@@ -3,14 +3,22 @@
 use std::ops::Range;
 
 use super::bias::Biases;
-use super::forward::{ROWS, cap, mask};
-use super::store::{BLOCK, padded};
+use super::store::BLOCK;
+use super::tile::{cap, mask};
 use super::{Prefix, Spec};
 use crate::linear::tile::{From, Operands, product};
 use crate::memory::Buffer;
 use crate::simd::{self, Kernel, Simd};
 use crate::view::Shared;
 use crate::{Real, Rows, RowsMut, team};
+
+/// Query rows in a tile: the heads of a group are rows too.
+const ROWS: usize = 48;
+
+/// Elements between rows of heads, which vectors may read to the end.
+fn padded(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(16)
+}
 
 /// Where the gradients go; each is overwritten.
 pub struct Gradients<'a, F> {
@@ -103,7 +111,7 @@ pub fn backward<F: Real>(spec: &Spec, saved: &Saved<F>, dout: Rows<F>, grads: &m
         let biases = biases.as_ref();
         F::dispatch(
             level,
-            Head {
+            Part {
                 spec,
                 saved,
                 dout,
@@ -157,7 +165,7 @@ struct Outputs<'a, F> {
 }
 
 /// One key head of one sequence, and the query heads that read it.
-struct Head<'a, F> {
+struct Part<'a, F> {
     spec: &'a Spec,
     saved: &'a Saved<'a, F>,
     dout: Rows<'a, F>,
@@ -168,7 +176,7 @@ struct Head<'a, F> {
 }
 
 /// A block of keys and values, both ways round, and their gradients.
-struct Keys<F> {
+struct Tile<F> {
     /// `[head_dim][64]`.
     keys_across: Buffer<F>,
     values_across: Buffer<F>,
@@ -178,7 +186,7 @@ struct Keys<F> {
     dvalues: Buffer<F>,
 }
 
-impl<F: Real> Keys<F> {
+impl<F: Real> Tile<F> {
     fn new(dim: usize) -> Self {
         let across = || Buffer::zeroed(dim * BLOCK);
         let along = || Buffer::zeroed(BLOCK * padded(dim));
@@ -207,7 +215,7 @@ impl<F: Real> Keys<F> {
     }
 }
 
-impl<F: Real> Kernel<F> for Head<'_, F> {
+impl<F: Real> Kernel<F> for Part<'_, F> {
     type Output = ();
 
     #[inline(always)]
@@ -253,7 +261,7 @@ impl<F: Real> Kernel<F> for Head<'_, F> {
         }
         let mut scores = Buffer::zeroed(ROWS.max(group) * BLOCK);
         let mut slopes = Buffer::zeroed(ROWS.max(group) * BLOCK);
-        let mut block = Keys::new(dim);
+        let mut block = Tile::new(dim);
         let columns = head * dim..(head + 1) * dim;
         let ahead = saved.prefix.map_or(0, |prefix| prefix.keys.rows());
         let sources = saved

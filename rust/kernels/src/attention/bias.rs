@@ -29,8 +29,11 @@ impl<F: Real> Biases<F> {
         );
         // A block of keys may reach past the last one.
         let distances = -(queries as i64)..(keys.next_multiple_of(BLOCK) as i64);
+        // Beyond the largest distance with a bucket of its own all are equal: no logarithm for each.
+        let far = relative.max_distance as i64 + 1;
+        let near: Vec<usize> = (-far..=far).map(|d| relative.bucket(d)).collect();
         let buckets: Vec<usize> = distances
-            .map(|distance| relative.bucket(distance))
+            .map(|distance| near[(distance.clamp(-far, far) + far) as usize])
             .collect();
         let head = |head: usize| {
             buckets
@@ -44,9 +47,10 @@ impl<F: Real> Biases<F> {
         })
     }
 
-    /// The biases of 64 keys from `first_key` on, seen by `query`.
+    /// The biases of the keys from `first_key` to the end of the last block, seen by `query`.
     pub(super) fn of(&self, head: usize, query: usize, first_key: usize) -> &[F] {
-        &self.values[head * self.buckets.len() + self.at(query, first_key)..][..BLOCK]
+        let distances = self.distances();
+        &self.values[head * distances..][..distances][self.at(query, first_key)..]
     }
 
     /// Where the distance of `key` from `query` is in a row of [`Self::distances`].

@@ -7,6 +7,7 @@ mod backward;
 mod bias;
 mod forward;
 mod store;
+mod tile;
 
 pub use backward::{Gradients, Saved, backward};
 pub use forward::{Sequence, forward};

@@ -1,31 +1,101 @@
 //! The keys and values of one sequence.
 
+use std::sync::Arc;
+
 use crate::memory::Buffer;
 use crate::{Real, Rows};
 
-/// Tokens in a block.
+/// Keys in a block. Blocks begin at fixed key numbers, however the keys were appended.
 pub(super) const BLOCK: usize = 64;
+/// What vectors may read past the end of a row of values.
+const MARGIN: usize = 16;
 
 /// Keys and values of one sequence, appended to as it grows.
 ///
-/// They lie in blocks of 64 tokens; in a block each head has its keys transposed, `[head_dim][64]`, so that scores
-/// vectorise over tokens, then its values, `[64][head_dim]` with rows padded to 16 elements.
-#[derive(Debug)]
+/// They lie in blocks of 64: keys transposed, `[kv_heads][head_dim][64]`, so that scores of neighbouring keys are neighbouring
+/// lanes; values as `[kv_heads][64][head_dim]`. A clone shares the blocks, and copies one only to append to it.
+#[derive(Clone, Debug)]
 pub struct KvStore<F> {
     kv_heads: usize,
     head_dim: usize,
     len: usize,
-    blocks: Vec<Buffer<F>>,
+    blocks: Vec<Arc<Block<F>>>,
 }
 
-/// The width of a row of values.
-pub(super) fn padded(head_dim: usize) -> usize {
-    head_dim.next_multiple_of(16)
+/// A block with room for 16, 32, 48 or 64 keys: a short sequence should not pay for 64.
+#[derive(Debug)]
+struct Block<F> {
+    room: usize,
+    keys: Buffer<F>,
+    values: Buffer<F>,
+}
+
+/// A block as one head sees it.
+#[derive(Clone, Copy)]
+pub(super) struct HeadBlock<F> {
+    /// `[head_dim][room]`, readable as far as the room.
+    pub keys: *const F,
+    /// Elements between rows of `keys`; a multiple of 16.
+    pub room: usize,
+    /// `[keys][head_dim]`, readable 16 elements further.
+    pub values: *const F,
+}
+
+impl<F: Real> Clone for Block<F> {
+    fn clone(&self) -> Self {
+        Self {
+            room: self.room,
+            keys: self.keys.clone(),
+            values: self.values.clone(),
+        }
+    }
+}
+
+impl<F: Real> Block<F> {
+    fn new(room: usize, kv_heads: usize, head_dim: usize) -> Self {
+        let size = kv_heads * head_dim * room;
+        Self {
+            room,
+            keys: Buffer::zeroed(size),
+            values: Buffer::zeroed(size + MARGIN),
+        }
+    }
+
+    /// Writes rows of keys and values at `at`; both are of one head.
+    fn write(&mut self, head: usize, head_dim: usize, at: usize, keys: Rows<F>, values: Rows<F>) {
+        let start = head * head_dim * self.room;
+        for row in 0..keys.rows() {
+            let to = self.keys[start + at + row..].iter_mut();
+            let to = to.step_by(self.room);
+            to.zip(keys.row(row)).for_each(|(to, &k)| *to = k);
+            let to = start + (at + row) * head_dim;
+            self.values[to..to + head_dim].copy_from_slice(values.row(row));
+        }
+    }
+
+    /// The same keys and values with room for more.
+    fn grown(&self, room: usize, kv_heads: usize, head_dim: usize) -> Self {
+        let mut block = Self::new(room, kv_heads, head_dim);
+        let rows = self.keys.chunks_exact(self.room);
+        for (to, from) in block.keys.chunks_exact_mut(room).zip(rows) {
+            to[..self.room].copy_from_slice(from);
+        }
+        let heads = self.values.chunks_exact(self.room * head_dim);
+        let to = block.values.chunks_exact_mut(room * head_dim);
+        for (to, from) in to.zip(heads.take(kv_heads)) {
+            to[..from.len()].copy_from_slice(from);
+        }
+        block
+    }
 }
 
 impl<F: Real> KvStore<F> {
     /// An empty store for keys of `kv_heads` heads, each `head_dim` wide.
+    ///
+    /// # Panics
+    /// If either is 0.
     pub fn new(kv_heads: usize, head_dim: usize) -> Self {
+        assert!(kv_heads > 0 && head_dim > 0, "heads of some width");
         Self {
             kv_heads,
             head_dim,
@@ -39,27 +109,41 @@ impl<F: Real> KvStore<F> {
     /// # Panics
     /// If the shapes disagree with each other or with the store.
     pub fn append(&mut self, keys: Rows<F>, values: Rows<F>) {
-        let (dim, width) = (self.head_dim, self.kv_heads * self.head_dim);
-        assert_eq!((keys.rows(), keys.width()), (values.rows(), values.width()));
-        assert_eq!(keys.width(), width);
-        for row in 0..keys.rows() {
-            let at = self.len % BLOCK;
-            if at == 0 {
-                self.blocks
-                    .push(Buffer::zeroed(self.kv_heads * self.head_size()));
+        let (width, dim) = (self.kv_heads * self.head_dim, self.head_dim);
+        assert_eq!(
+            (keys.rows(), keys.width(), values.width()),
+            (values.rows(), width, width)
+        );
+        let mut done = 0;
+        while done < keys.rows() {
+            let (index, at) = (self.len / BLOCK, self.len % BLOCK);
+            let take = (BLOCK - at).min(keys.rows() - done);
+            let block = self.block_for(index, at + take);
+            let rows = done..done + take;
+            let (keys, values) = (keys.slice(rows.clone()), values.slice(rows));
+            for head in 0..width / dim {
+                let columns = head * dim..(head + 1) * dim;
+                let (keys, values) = (keys.columns(columns.clone()), values.columns(columns));
+                block.write(head, dim, at, keys, values);
             }
-            for head in 0..self.kv_heads {
-                let start = head * self.head_size();
-                let block = &mut self.blocks[self.len / BLOCK]
-                    [start..start + dim * BLOCK + BLOCK * padded(dim)];
-                let (k, v) = block.split_at_mut(dim * BLOCK);
-                for (d, &key) in keys.row(row)[head * dim..][..dim].iter().enumerate() {
-                    k[d * BLOCK + at] = key;
-                }
-                v[at * padded(dim)..][..dim].copy_from_slice(&values.row(row)[head * dim..][..dim]);
-            }
-            self.len += 1;
+            self.len += take;
+            done += take;
         }
+    }
+
+    /// Block `index` with room for `keys`, owned by this store alone.
+    fn block_for(&mut self, index: usize, keys: usize) -> &mut Block<F> {
+        let (heads, dim, room) = (self.kv_heads, self.head_dim, keys.next_multiple_of(MARGIN));
+        if index == self.blocks.len() {
+            self.blocks.push(Arc::new(Block::new(room, heads, dim)));
+        }
+        let block = &mut self.blocks[index];
+        if block.room < room {
+            // A sequence that grows key by key is moved once, not three times.
+            let room = if keys > MARGIN { BLOCK } else { room };
+            *block = Arc::new(block.grown(room, heads, dim));
+        }
+        Arc::make_mut(block)
     }
 
     /// How many keys there are.
@@ -79,32 +163,24 @@ impl<F: Real> KvStore<F> {
 
     /// Forgets all keys from the `len`-th on.
     pub fn truncate(&mut self, len: usize) {
-        if len >= self.len {
-            return;
-        }
-        self.blocks.truncate(len.div_ceil(BLOCK));
-        let (dim, size) = (self.head_dim, self.head_size());
-        if let (Some(last), used @ 1..) = (self.blocks.last_mut(), len % BLOCK) {
-            // Values beyond the end are multiplied by 0, so they must be finite.
-            for head in last.chunks_exact_mut(size.max(1)) {
-                head[dim * BLOCK + used * padded(dim)..].fill(F::ZERO);
-            }
-        }
-        self.len = len;
+        self.len = self.len.min(len);
+        self.blocks.truncate(self.len.div_ceil(BLOCK));
     }
 
-    /// Memory held.
+    /// Memory held; blocks shared with a clone count for both.
     pub fn bytes(&self) -> usize {
-        self.blocks.len() * self.kv_heads * self.head_size() * size_of::<F>()
+        let block = |b: &Arc<Block<F>>| size_of_val::<[F]>(&b.keys) + size_of_val::<[F]>(&b.values);
+        self.blocks.iter().map(block).sum()
     }
 
-    fn head_size(&self) -> usize {
-        BLOCK * (self.head_dim + padded(self.head_dim))
-    }
-
-    /// Keys `[head_dim][64]` and values `[64][padded]` of one head in one block.
-    pub(super) fn head(&self, block: usize, head: usize) -> (&[F], &[F]) {
-        self.blocks[block][head * self.head_size()..][..self.head_size()]
-            .split_at(self.head_dim * BLOCK)
+    /// Block `index` as head `head` sees it.
+    pub(super) fn block(&self, index: usize, head: usize) -> HeadBlock<F> {
+        let block = &self.blocks[index];
+        let start = head * self.head_dim * block.room;
+        HeadBlock {
+            keys: block.keys[start..].as_ptr(),
+            room: block.room,
+            values: block.values[start..].as_ptr(),
+        }
     }
 }

@@ -140,7 +140,16 @@ pub(crate) unsafe fn product<F: Real, S: Simd<F>>(
     operands: Operands<F>,
     from: From,
 ) {
-    F::dispatch(S::LEVEL, Product { rows, columns, depth, operands, from });
+    F::dispatch(
+        S::LEVEL,
+        Product {
+            rows,
+            columns,
+            depth,
+            operands,
+            from,
+        },
+    );
 }
 
 struct Product<F> {
@@ -156,7 +165,13 @@ impl<F: Real> Kernel<F> for Product<F> {
 
     #[inline(always)]
     fn run<S: Simd<F>>(self, s: S) {
-        let Self { rows, columns, depth, operands: o, from } = self;
+        let Self {
+            rows,
+            columns,
+            depth,
+            operands: o,
+            from,
+        } = self;
         let mut column = 0;
         while column < columns {
             let left = (columns - column).div_ceil(S::LANES);
@@ -164,7 +179,11 @@ impl<F: Real> Kernel<F> for Product<F> {
             let mut vectors = S::TILE_VECTORS.min(left);
             // SAFETY: `product`'s caller promises the operands; columns from `column` on are inside them.
             unsafe {
-                let o = Operands { b: o.b.add(column), c: o.c.add(column), ..o };
+                let o = Operands {
+                    b: o.b.add(column),
+                    c: o.c.add(column),
+                    ..o
+                };
                 // One row alone has registers for a wide strip, which then reads the panel once, in order.
                 if rows == 1 && S::TILE_VECTORS < 4 && left >= 8 {
                     vectors = 8;
@@ -172,8 +191,12 @@ impl<F: Real> Kernel<F> for Product<F> {
                 } else {
                     match vectors {
                         1 => strip::<F, S, 1>(s, rows, width(1), depth, o, from),
-                        3 if S::TILE_VECTORS > 2 => strip::<F, S, 3>(s, rows, width(3), depth, o, from),
-                        4 if S::TILE_VECTORS > 2 => strip::<F, S, 4>(s, rows, width(4), depth, o, from),
+                        3 if S::TILE_VECTORS > 2 => {
+                            strip::<F, S, 3>(s, rows, width(3), depth, o, from)
+                        }
+                        4 if S::TILE_VECTORS > 2 => {
+                            strip::<F, S, 4>(s, rows, width(4), depth, o, from)
+                        }
                         _ => strip::<F, S, 2>(s, rows, width(2), depth, o, from),
                     }
                 }

@@ -1,3 +1,5 @@
+use std::ops::Range;
+
 use lmrs_kernels::attention::{
     Gradients, KvStore, Prefix, Relative, Saved, Sequence, Spec, backward, forward,
 };
@@ -265,9 +267,12 @@ fn gradients<F: Real>(case: &Case, data: &Data<F>, dout: &[F]) -> Grads<F> {
 
 /// Cases with up to `longest` queries and keys a sequence; `training` has as many keys as queries when causal.
 fn cases(longest: usize, widths: &'static [usize], training: bool) -> impl Strategy<Value = Case> {
+    // Some contexts are longer than the spans of keys that are summed by themselves.
+    let far = if longest > 100 { 240..560 } else { 0..longest };
+    let keys = prop_oneof![3 => 0..longest, 1 => far];
     let spec = (
         1_usize..4,
-        1_usize..4,
+        prop_oneof![8 => 1_usize..4, 1 => Just(7_usize), 1 => Just(26_usize)],
         prop::sample::select(widths),
         any::<bool>(),
         prop::option::of(1_usize..80),
@@ -275,7 +280,7 @@ fn cases(longest: usize, widths: &'static [usize], training: bool) -> impl Strat
         prop::option::of(any::<bool>()),
     );
     let batch = (
-        prop::collection::vec((0..longest, 0..longest), 0..4),
+        prop::collection::vec((0..longest, keys), 0..4),
         0_usize..4,
         0_u64..1 << 40,
     );
@@ -296,6 +301,12 @@ fn cases(longest: usize, widths: &'static [usize], training: bool) -> impl Strat
                 max_distance: 20,
                 bidirectional,
             });
+            // What the naive loops can do in a moment.
+            let (kv_heads, head_dim) = if group > 3 {
+                (1, head_dim.min(8))
+            } else {
+                (kv_heads, head_dim)
+            };
             let spec = Spec {
                 heads: kv_heads * group,
                 kv_heads,
@@ -354,7 +365,11 @@ proptest! {
         each_level(|level| {
             let whole = run(&case, &data, usize::MAX / 2);
             assert_eq!(run(&case, &data, chunk), whole, "{level:?} in steps of {chunk}");
-            assert_eq!(team::with_threads(3, || run(&case, &data, usize::MAX / 2)), whole, "{level:?} three threads");
+            // Enough threads to share out one sequence by spans of its keys.
+            for threads in [1, 3, 32] {
+                let other = team::with_threads(threads, || run(&case, &data, usize::MAX / 2));
+                assert_eq!(other, whole, "{level:?} {threads} threads");
+            }
             let (mut row, mut key) = (0, 0);
             for &(queries, keys) in &case.lengths {
                 let alone = Case { lengths: vec![(queries, keys)], ..case.clone() };
@@ -416,19 +431,32 @@ proptest! {
     }
 }
 
+/// Keys that were forgotten, and a clone that went another way, leave no trace.
 #[test]
-fn a_truncated_store_forgets() {
+fn a_store_forgets_and_forks() {
     let (heads, dim) = (2, 10);
-    let (k, v) = (single(&values(100 * 20, 1)), single(&values(100 * 20, 2)));
-    let rows = |x, n| Rows::new(x, n, heads * dim);
-    let mut kept = KvStore::new(heads, dim);
-    kept.append(rows(&k, 70), rows(&v, 70));
-    let poison = vec![f32::INFINITY; 30 * heads * dim];
-    kept.append(rows(&poison, 30), rows(&poison, 30));
-    kept.truncate(70);
-    let mut fresh = KvStore::new(heads, dim);
-    fresh.append(rows(&k, 70), rows(&v, 70));
-    assert_eq!((kept.len(), kept.bytes()), (70, fresh.bytes()));
+    let width = heads * dim;
+    let data = single(&values(300 * width, 1));
+    let rows = |range: Range<usize>| {
+        let n = range.len();
+        Rows::new(&data[range.start * width..range.end * width], n, width)
+    };
+    let mut store = KvStore::new(heads, dim);
+    store.append(rows(0..150), rows(0..150));
+    let mut fork = store.clone();
+    let poison = vec![f32::INFINITY; 50 * width];
+    store.truncate(70);
+    store.append(Rows::new(&poison, 50, width), Rows::new(&poison, 50, width));
+    store.truncate(70);
+    store.append(rows(70..90), rows(70..90));
+    fork.append(rows(200..300), rows(200..300));
+    let mut plain = KvStore::new(heads, dim);
+    (0..90).for_each(|i| plain.append(rows(i..i + 1), rows(i..i + 1)));
+    let mut joined = KvStore::new(heads, dim);
+    joined.append(rows(0..150), rows(0..150));
+    joined.append(rows(200..300), rows(200..300));
+    assert_eq!((store.len(), fork.len()), (90, 250));
+    assert_eq!(store.bytes(), plain.bytes());
     let spec = Spec {
         heads,
         kv_heads: heads,
@@ -439,23 +467,18 @@ fn a_truncated_store_forgets() {
         softcap: None,
         relative: None,
     };
-    let attend = |store: &KvStore<f32>| {
-        let mut out = vec![0.0; heads * dim];
+    let ask = |store: &KvStore<f32>| {
+        let mut out = vec![0.0; width];
+        let first = store.len() - 1;
         let sequence = Sequence {
             rows: 0..1,
             store,
-            first: 69,
+            first,
         };
-        forward(
-            &spec,
-            rows(&k, 1),
-            &[sequence],
-            None,
-            None,
-            RowsMut::new(&mut out, 1, heads * dim),
-            None,
-        );
+        let into = RowsMut::new(&mut out, 1, width);
+        forward(&spec, rows(7..8), &[sequence], None, None, into, None);
         out
     };
-    assert_eq!(attend(&kept), attend(&fresh));
+    assert_eq!(ask(&store), ask(&plain));
+    assert_eq!(ask(&fork), ask(&joined));
 }

@@ -56,6 +56,7 @@ impl Operation for Attention {
         let (heads, kv_heads) = (self.heads, self.kv_heads);
         let whole = kv_heads > 0
             && heads > 0
+            && width > 0
             && heads.is_multiple_of(kv_heads)
             && width.is_multiple_of(heads);
         if !whole || kv_width * heads != width * kv_heads {

@@ -10,11 +10,11 @@ PACKAGE = ROOT / "python" / "lmrs"
 
 # Each row may import the rows above it and its own; nothing may import a row below.
 LAYERS = [
-    ["errors"],
+    ["errors", "files"],
     ["batch", "ops"],
     ["nn"],
     ["backend", "tokenizer"],
-    ["gguf", "initialise", "weights"],
+    ["initialise", "weights"],
     ["models", "delta"],
     ["data", "engine", "eval", "train"],
     ["terminal"],

@@ -366,6 +366,14 @@ def dropped(x: Array, *, seed: int, step: int, site: str = "a", rate: float = 0.
     output = outputs[0].numpy()
     # The same mask on the way back: d(Σy²)/dx = 2·y / (1 - rate).
     assert np.allclose(grad.numpy(), 2 * output / (1 - rate), rtol=1e-6)
+    torch_outputs = []
+
+    def torch_loss() -> torch.Tensor:
+        torch_outputs.append(ops.dropout(torch.from_numpy(x), rate=rate, site=site))
+        return ops.sum(torch_outputs[0])
+
+    torch_backend.value_and_grad(torch_loss, Module(), randomness=(seed, step))
+    assert np.array_equal(torch_outputs[0].numpy(), output)
     return output
 
 

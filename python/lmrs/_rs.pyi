@@ -1,8 +1,6 @@
 """Types of the Rust extension; `python -m mypy.stubtest lmrs._rs` checks them against the module."""
 
-from collections.abc import Mapping, Sequence
-from os import PathLike
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, final
 
 import numpy.typing as npt
@@ -28,25 +26,6 @@ class Tensor:
     @property
     def id(self) -> int: ...
     def __len__(self) -> int: ...
-
-# --- weights ---
-
-@final
-class Checkpoint:
-    @staticmethod
-    def open(path: str | PathLike[str]) -> Checkpoint: ...
-    @property
-    def tensors(self) -> list[tuple[str, str, list[int]]]: ...
-    def tensor(self, name: str) -> Tensor: ...
-    def stored(self, name: str) -> Tensor: ...
-    @property
-    def is_gguf(self) -> bool: ...
-    @property
-    def metadata(self) -> dict[str, Any]: ...
-    @property
-    def files(self) -> list[Path]: ...
-
-def save_safetensors(path: str | PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None: ...
 
 # --- program ---
 

@@ -97,10 +97,10 @@ def _taping(tape: _rs.Tape) -> Iterator[None]:
 def differentiate(
     loss: Callable[[], Array], of: Sequence[Array], *, randomness: tuple[int, int] | None = None
 ) -> tuple[Array, list[Array | None]]:
-    """The scalar ``loss()`` and its gradient with respect to each of the values ``of``; None where it does not depend on one.
+    """The scalar ``loss()`` and its gradient with respect to each value in ``of``; None where there is none.
 
-    ``randomness`` is ``(seed, step)`` for dropout; without it dropout does nothing. Raises ShapeError if the loss is not a
-    scalar.
+    ``randomness`` is ``(seed, step)`` for dropout; without it dropout does nothing. Raises ShapeError if the loss is
+    not a scalar.
     """
     tape = _rs.Tape([value.tensor for value in of], randomness=randomness)
     with _taping(tape):
@@ -114,8 +114,8 @@ def value_and_grad(
 ) -> tuple[float, Gradients]:
     """The value of ``loss()`` and its gradient with respect to each trainable parameter of ``model``.
 
-    ``loss`` calls the model and returns a scalar ``[1, 1]``. The gradients have the parameters' shapes and dtypes and come
-    by path; a parameter the loss does not depend on is left out. ``randomness`` and errors are those of
+    ``loss`` calls the model and returns a scalar ``[1, 1]``. The gradients have the parameters' shapes and dtypes and
+    come by path; a parameter the loss does not depend on is left out. ``randomness`` and errors are those of
     :func:`differentiate`; InputError if a parameter is not loaded.
     """
     trainable = {path: p for path, p in model.named_parameters().items() if p.trainable}

@@ -48,7 +48,9 @@ class Writer:
         """The input ``name``, with as many rows as the stream or index called ``rows``."""
         return Recorded(self, self.program.input(name, dtype, rows, width))
 
-    def push(self, op: str, inputs: tuple[Any, ...], attributes: dict[str, Any], streams: tuple[Ragged, ...]) -> Recorded:
+    def push(
+        self, op: str, inputs: tuple[Any, ...], attributes: dict[str, Any], streams: tuple[Ragged, ...]
+    ) -> Recorded:
         """Append one op, under the path of the module whose call is in progress."""
         path = next((self._modules[id(m)] for m in reversed(entered()) if id(m) in self._modules), "")
         numbers = [self._number(operand) for operand in inputs]
@@ -79,9 +81,7 @@ class SymbolicBatch:
         return self._writer.input(name, rows="select" if name == "select" else "tokens")
 
 
-def _apply(
-    name: str, inputs: tuple[Any, ...], attributes: dict[str, Any], streams: tuple[Ragged, ...]
-) -> Recorded:
+def _apply(name: str, inputs: tuple[Any, ...], attributes: dict[str, Any], streams: tuple[Ragged, ...]) -> Recorded:
     writer = next(operand.writer for operand in inputs if isinstance(operand, Recorded))
     return writer.push(name, inputs, attributes, streams)
 

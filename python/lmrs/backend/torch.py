@@ -5,10 +5,8 @@ kernels, so it is written to be read beside the equations of :mod:`lmrs.ops` and
 whole sequences: a cache slot is ignored.
 """
 
-import hashlib
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -26,6 +24,7 @@ from lmrs.errors import InputError, ShapeError
 from lmrs.nn.module import Module, Parameter
 
 M = TypeVar("M", bound=Module)
+Gradients = dict[str, Tensor]
 
 _RANDOMNESS: ContextVar[tuple[int, int] | None] = ContextVar("randomness", default=None)
 
@@ -71,17 +70,24 @@ def fetch(model: M) -> M:
     return model.map_parameters(move)
 
 
-@contextmanager
-def randomness(seed: int, step: int) -> Iterator[None]:
-    """While this holds, dropout drops, as a function of (``seed``, ``step``, site); elsewhere it does nothing.
-
-    The masks are torch's own and not those of the native backend.
-    """
-    token = _RANDOMNESS.set((seed, step))
+def value_and_grad(
+    loss: Callable[[], Tensor], model: Module, *, randomness: tuple[int, int] | None = None
+) -> tuple[float, Gradients]:
+    """As :func:`lmrs.backend.native.value_and_grad`, by torch's autograd, for a ``model`` that :func:`place` made."""
+    trainable = {path: parameter.data for path, parameter in model.named_parameters().items() if parameter.trainable}
+    token = _RANDOMNESS.set(randomness)
     try:
-        yield
+        with torch.enable_grad():
+            value = loss()
     finally:
         _RANDOMNESS.reset(token)
+    if value.numel() != 1:
+        raise ShapeError(f"the loss has shape {list(value.shape)}, expected one element")
+    grads: tuple[Tensor | None, ...] = (None,) * len(trainable)
+    if value.requires_grad:
+        grads = torch.autograd.grad(value, list(trainable.values()), allow_unused=True)
+    found = {path: grad for path, grad in zip(trainable, grads, strict=True) if grad is not None}
+    return float(value.detach()), found
 
 
 def embed(table: Tensor, ids: Tensor) -> Tensor:
@@ -230,12 +236,41 @@ def pool(x: Tensor, sequences: Ragged, *, kind: str) -> Tensor:
 
 
 def dropout(x: Tensor, *, rate: float, site: str) -> Tensor:
-    if _RANDOMNESS.get() is None:
+    """The mask of the native kernel, element for element: Philox4x32-10 keyed by (seed, step, site)."""
+    randomness = _RANDOMNESS.get()
+    if randomness is None or not rate:
         return x
-    key = hashlib.blake2b(repr((_RANDOMNESS.get(), site)).encode(), digest_size=8).digest()
-    generator = torch.Generator(x.device).manual_seed(int.from_bytes(key, "little", signed=True))
-    kept = torch.rand(x.shape, generator=generator, device=x.device) >= rate
-    return x * kept / (1 - rate)
+    seed, step = randomness
+    words = _philox(math.ceil(x.numel() / 4), seed=seed, step=step, site=_number(site), device=x.device)
+    kept = words.flatten()[: x.numel()].reshape(x.shape) >= int(rate * 2**32)
+    return torch.where(kept, x * (1 / (1 - rate)), torch.zeros((), dtype=x.dtype, device=x.device))
+
+
+def _philox(blocks: int, *, seed: int, step: int, site: int, device: torch.device) -> Tensor:
+    """Four random words below 2³² for each of the counters ``(i, i >> 32, site, step)``, ``[blocks, 4]``."""
+    low = 2**32 - 1
+
+    def product(x: Tensor, factor: int) -> tuple[Tensor, Tensor]:
+        # int64 wraps, which leaves the lower 64 bits of the product as they should be.
+        wide = x * factor
+        return wide >> 32 & low, wide & low
+
+    i = torch.arange(blocks, device=device)
+    c0, c1, c2, c3 = i & low, i >> 32, torch.full_like(i, site), torch.full_like(i, step)
+    k0, k1 = seed & low, seed >> 32
+    for _ in range(10):
+        (a_high, a_low), (b_high, b_low) = product(c0, 0xD2511F53), product(c2, 0xCD9E8D57)
+        c0, c1, c2, c3 = b_high ^ c1 ^ k0, b_low, a_high ^ c3 ^ k1, a_low
+        k0, k1 = (k0 + 0x9E3779B9) & low, (k1 + 0xBB67AE85) & low
+    return torch.stack([c0, c1, c2, c3], -1)
+
+
+def _number(site: str) -> int:
+    """FNV-1a of the site's name, as the native op numbers it."""
+    number = 0x811C9DC5
+    for byte in site.encode():
+        number = (number ^ byte) * 0x01000193 % 2**32
+    return number
 
 
 def cross_entropy(

@@ -1,10 +1,12 @@
 """What every family's model offers to training, evaluation and the engine."""
 
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any, Protocol
 
 from lmrs import ops
 from lmrs.batch import Batch
+from lmrs.models.source import Sources
 from lmrs.nn.layers import Head
 from lmrs.nn.module import Module
 from lmrs.ops import Value
@@ -49,3 +51,9 @@ class LanguageModel(Module):
         """The logits ``[N, V]`` of the rows ``batch.select``, of all rows if it is None."""
         hidden = self.hidden(batch)
         return self.head(hidden if batch.select is None else ops.rows(hidden, batch.select))
+
+    def sources(self) -> Sources:
+        """Where each parameter is in a checkpoint as transformers writes it."""
+        family = import_module(f"lmrs.models.{self.config.family}")
+        sources: Sources = family.weights(self.config)
+        return sources

@@ -7,7 +7,6 @@ mod error;
 mod machine;
 mod program;
 mod tensor;
-mod weights;
 
 use pyo3::pymodule;
 
@@ -25,8 +24,6 @@ mod _rs {
     use crate::program::{PyProgram, PyTape, apply, op_names};
     #[pymodule_export]
     use crate::tensor::PyTensor;
-    #[pymodule_export]
-    use crate::weights::{PyCheckpoint, save_safetensors};
 
     /// A wrong `LMRS_SIMD` is an error here, before anything ran slower than was asked for.
     #[pymodule_init]

@@ -1,0 +1,62 @@
+"""Directories written whole or not at all, and the JSON files in them."""
+
+import json
+import os
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+from lmrs.errors import InputError
+
+
+@contextmanager
+def replaced_directory(path: Path, *, names: Collection[str]) -> Iterator[Path]:
+    """An empty directory to write into, which takes the place of ``path`` once the block ends without an error.
+
+    Until then what is at ``path`` stays. Files are synced to the disk before the exchange. A directory already there is
+    replaced only if it holds nothing but files called ``names``, so that a mistaken path loses nothing: InputError.
+    """
+    path = path.absolute()
+    if path.exists() and not path.is_dir():
+        raise InputError(f"{path} is a file, expected a directory or nothing")
+    if path.exists() and (strange := sorted({entry.name for entry in path.iterdir()} - set(names))):
+        raise InputError(f"{path} holds {', '.join(strange[:4])} and is not replaced; choose a new directory")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    try:
+        yield fresh
+        fresh.chmod(0o777 & ~_umask())
+        for entry in (*fresh.iterdir(), fresh):
+            _sync(entry)
+        if path.exists():
+            old = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            path.replace(old)
+            fresh.replace(path)
+            shutil.rmtree(old)
+        else:
+            fresh.replace(path)
+        _sync(path.parent)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_json(path: Path, fields: dict[str, Any]) -> None:
+    """Write ``fields``, sorted."""
+    path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -94,7 +94,7 @@ impl Post {
             }
             Self::Roberta { cls, sep, trim } => {
                 for (at, part) in parts.iter_mut().enumerate() {
-                    for trim in trim {
+                    if let Some(trim) = trim {
                         trim.apply(part, tokens);
                     }
                     part.set_type(0);
@@ -106,7 +106,7 @@ impl Post {
             }
             Self::ByteLevel(trim) => {
                 for part in &mut parts {
-                    for trim in trim {
+                    if let Some(trim) = trim {
                         trim.apply(part, tokens);
                     }
                 }

@@ -14,7 +14,7 @@ LAYERS = [
     ["batch", "ops"],
     ["nn"],
     ["backend", "tokenizer"],
-    ["initialise", "weights"],
+    ["gguf", "initialise", "weights"],
     ["models", "delta"],
     ["data", "engine", "eval", "train"],
     ["terminal"],

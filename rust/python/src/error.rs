@@ -39,6 +39,16 @@ impl From<Error> for Failure {
     }
 }
 
+impl From<lmrs_tokenizers::Error> for Failure {
+    fn from(error: lmrs_tokenizers::Error) -> Self {
+        let class = match &error {
+            lmrs_tokenizers::Error::Input(_) => "InputError",
+            _ => "TokenizerError",
+        };
+        Self(raise(class, error.to_string()))
+    }
+}
+
 impl From<PyErr> for Failure {
     fn from(error: PyErr) -> Self {
         Self(error)

@@ -7,6 +7,8 @@ mod error;
 mod machine;
 mod program;
 mod tensor;
+mod tokenizer;
+mod weights;
 
 use pyo3::pymodule;
 
@@ -24,6 +26,10 @@ mod _rs {
     use crate::program::{PyProgram, PyTape, apply, op_names};
     #[pymodule_export]
     use crate::tensor::PyTensor;
+    #[pymodule_export]
+    use crate::tokenizer::{PyChatTemplate, PyDecodeStream, PyEncoding, PyTokenizer};
+    #[pymodule_export]
+    use crate::weights::{PyCheckpoint, save_safetensors};
 
     /// A wrong `LMRS_SIMD` is an error here, before anything ran slower than was asked for.
     #[pymodule_init]

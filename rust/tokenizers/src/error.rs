@@ -23,7 +23,10 @@ pub enum Error {
         /// What could stand there instead.
         supported: String,
     },
-    /// The caller's text, ids or options cannot be used.
+    /// Text that this tokenizer cannot take.
+    #[error("{0}")]
+    Text(String),
+    /// Options that make no sense.
     #[error("{0}")]
     Input(String),
     /// A chat template does not parse, fails, or asks for more than its limits allow.

@@ -5,6 +5,9 @@ use crate::tokenizer::Tokenizer;
 /// The bytes of a character that is not complete yet are at most this many U+FFFD.
 const UNFINISHED: usize = 3;
 
+/// How a token is written depends on no more than this many before it.
+const CONTEXT: usize = 8;
+
 /// After so many ids without a complete character, none is coming.
 const LONGEST_WAIT: usize = 64;
 
@@ -30,6 +33,25 @@ impl DecodeStream {
             window: Vec::new(),
             given: 0,
             prefix: String::new(),
+        }
+    }
+
+    /// A stream that goes on after `ids`, whose text is known already.
+    pub fn after(tokenizer: &Tokenizer, ids: &[u32], skip_special_tokens: bool) -> Self {
+        let seen = |id: &u32| !(skip_special_tokens && tokenizer.is_special(*id));
+        let mut window: Vec<u32> = ids
+            .iter()
+            .rev()
+            .copied()
+            .filter(seen)
+            .take(CONTEXT)
+            .collect();
+        window.reverse();
+        Self {
+            skip_special_tokens,
+            given: window.len(),
+            prefix: tokenizer.decode(&window, skip_special_tokens),
+            window,
         }
     }
 

@@ -141,7 +141,7 @@ impl Tokenizer {
         scratch: &mut Scratch,
     ) -> Result<Encoding> {
         if input.len() > MAX_TEXT {
-            return Err(Error::Input(format!(
+            return Err(Error::Text(format!(
                 "the text has {} bytes, more than {MAX_TEXT}",
                 input.len()
             )));

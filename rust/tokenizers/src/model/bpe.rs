@@ -236,7 +236,7 @@ impl Bpe {
                 continue;
             };
             let id = self.unknown.ok_or_else(|| {
-                Error::Input(format!(
+                Error::Text(format!(
                     "{c:?} is not in the vocabulary, and neither is the unknown token {token:?}"
                 ))
             })?;

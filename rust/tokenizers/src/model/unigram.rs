@@ -147,7 +147,7 @@ impl Unigram {
             });
             if !single {
                 let id = self.unknown.ok_or_else(|| {
-                    Error::Input(format!(
+                    Error::Text(format!(
                         "{c:?} is not in the vocabulary, and there is no unknown token"
                     ))
                 })?;

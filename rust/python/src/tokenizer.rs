@@ -1,0 +1,426 @@
+//! `Tokenizer`, `Encoding`, `DecodeStream` and `ChatTemplate`: one line a method.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use lmrs_formats::gguf::Value;
+use lmrs_tensor::{Checkpoint, Metadata};
+use lmrs_tokenizers::{
+    BertVocab, ChatTemplate, DecodeStream, EncodeOptions, Encoding, Error, GgufTokenizer, Side,
+    Strategy, TokenType, Tokenizer, Truncation,
+};
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyString};
+
+use crate::error::{PyRes, bad_argument, detached};
+
+/// A tokenizer; it never changes.
+#[pyclass(frozen, name = "Tokenizer", module = "lmrs._rs")]
+pub struct PyTokenizer(pub Arc<Tokenizer>);
+
+/// The tokens of a text.
+#[pyclass(frozen, name = "Encoding", module = "lmrs._rs")]
+pub struct PyEncoding {
+    encoding: Encoding,
+    tokenizer: Arc<Tokenizer>,
+}
+
+/// Ids to text as they come.
+#[pyclass(frozen, name = "DecodeStream", module = "lmrs._rs")]
+pub struct PyDecodeStream {
+    stream: Mutex<DecodeStream>,
+    tokenizer: Arc<Tokenizer>,
+}
+
+/// A compiled chat template.
+#[pyclass(frozen, name = "ChatTemplate", module = "lmrs._rs")]
+pub struct PyChatTemplate(ChatTemplate);
+
+/// A Python string as UTF-8, which cannot have surrogates.
+fn utf8<'a>(text: &'a Bound<'_, PyString>) -> PyRes<&'a str> {
+    let surrogate =
+        |_| Error::Text("the text has a lone surrogate, which is no character".to_owned());
+    Ok(text.to_str().map_err(surrogate)?)
+}
+
+fn ids(ids: &[i64]) -> PyRes<Vec<u32>> {
+    let id = |(at, id): (usize, &i64)| {
+        u32::try_from(*id).map_err(|_| bad_argument(&format!("ids[{at}]"), id, "0 to 4294967295"))
+    };
+    ids.iter().enumerate().map(id).collect()
+}
+
+#[derive(FromPyObject)]
+#[pyo3(from_item_all)]
+struct Options {
+    add_special_tokens: bool,
+    split_special_tokens: bool,
+    max_length: Option<usize>,
+    truncate: String,
+    side: String,
+}
+
+impl TryFrom<Options> for EncodeOptions {
+    type Error = crate::error::Failure;
+
+    fn try_from(options: Options) -> PyRes<Self> {
+        let strategy = match options.truncate.as_str() {
+            "longest_first" => Strategy::LongestFirst,
+            "only_first" => Strategy::OnlyFirst,
+            "only_second" => Strategy::OnlySecond,
+            other => {
+                return Err(bad_argument(
+                    "truncate",
+                    &other,
+                    "longest_first, only_first or only_second",
+                ));
+            }
+        };
+        let side = match options.side.as_str() {
+            "right" => Side::Right,
+            "left" => Side::Left,
+            other => return Err(bad_argument("side", &other, "left or right")),
+        };
+        Ok(Self {
+            add_special_tokens: options.add_special_tokens,
+            split_special_tokens: options.split_special_tokens,
+            truncation: options.max_length.map(|max_length| Truncation {
+                max_length,
+                strategy,
+                side,
+            }),
+        })
+    }
+}
+
+#[pymethods]
+impl PyTokenizer {
+    #[staticmethod]
+    fn from_json(py: Python<'_>, data: &[u8], file: &str) -> PyRes<Self> {
+        let tokenizer = detached(py, || Tokenizer::from_json(data))?;
+        Ok(Self(Arc::new(tokenizer.map_err(|e| e.in_file(file))?)))
+    }
+
+    #[staticmethod]
+    #[pyo3(signature = (data, file, *, lowercase, strip_accents, handle_chinese_chars, special))]
+    fn from_bert_vocab(
+        py: Python<'_>,
+        data: &[u8],
+        file: &str,
+        lowercase: bool,
+        strip_accents: Option<bool>,
+        handle_chinese_chars: bool,
+        special: BTreeMap<String, String>,
+    ) -> PyRes<Self> {
+        let default = BertVocab::default();
+        let token = |name: &str, default: String| special.get(name).cloned().unwrap_or(default);
+        let bert = BertVocab {
+            lowercase,
+            strip_accents,
+            handle_chinese_chars,
+            unk_token: token("unk", default.unk_token),
+            sep_token: token("sep", default.sep_token),
+            cls_token: token("cls", default.cls_token),
+            pad_token: token("pad", default.pad_token),
+            mask_token: token("mask", default.mask_token),
+        };
+        let tokenizer = detached(py, || Tokenizer::from_bert_vocab(data, &bert))?;
+        Ok(Self(Arc::new(tokenizer.map_err(|e| e.in_file(file))?)))
+    }
+
+    #[staticmethod]
+    fn from_gpt2_vocab(
+        py: Python<'_>,
+        vocab: &[u8],
+        merges: &[u8],
+        directory: &str,
+        special: Vec<String>,
+    ) -> PyRes<Self> {
+        let special: Vec<&str> = special.iter().map(String::as_str).collect();
+        let tokenizer = detached(py, || Tokenizer::from_gpt2_vocab(vocab, merges, &special))?;
+        Ok(Self(Arc::new(tokenizer.map_err(|e| e.in_file(directory))?)))
+    }
+
+    /// The tokenizer inside a GGUF file, and what else the file says under `tokenizer.`.
+    #[staticmethod]
+    fn from_gguf<'py>(py: Python<'py>, path: PathBuf) -> PyRes<(Self, Bound<'py, PyDict>)> {
+        let checkpoint = detached(py, || Checkpoint::open(&path))??;
+        let file = path.display().to_string();
+        let Metadata::Gguf(metadata) = checkpoint.metadata() else {
+            return Err(bad_argument("path", &file, "a GGUF file"));
+        };
+        let gguf = gguf(metadata).map_err(|e| e.in_file(&file))?;
+        let tokenizer = detached(py, || Tokenizer::from_gguf(&gguf))?;
+        let tokenizer = Self(Arc::new(tokenizer.map_err(|e| e.in_file(&file))?));
+        let rest = PyDict::new(py);
+        for (key, value) in metadata {
+            let Some(name) = key.strip_prefix("tokenizer.") else {
+                continue;
+            };
+            match value {
+                Value::String(text) => rest.set_item(name, text)?,
+                Value::Bool(flag) => rest.set_item(name, flag)?,
+                value => integer(value).map_or(Ok(()), |number| rest.set_item(name, number))?,
+            }
+        }
+        Ok((tokenizer, rest))
+    }
+
+    #[pyo3(signature = (text, pair, options))]
+    fn encode(
+        &self,
+        py: Python<'_>,
+        text: &Bound<'_, PyString>,
+        pair: Option<&Bound<'_, PyString>>,
+        options: Options,
+    ) -> PyRes<PyEncoding> {
+        let (text, pair) = (utf8(text)?, pair.map(utf8).transpose()?);
+        let options = options.try_into()?;
+        let encoding = detached(py, || self.0.encode(text, pair, &options))??;
+        Ok(PyEncoding::new(encoding, &self.0))
+    }
+
+    fn encode_batch(
+        &self,
+        py: Python<'_>,
+        texts: Vec<Bound<'_, PyString>>,
+        options: Options,
+    ) -> PyRes<Vec<PyEncoding>> {
+        let texts = texts.iter().map(utf8).collect::<PyRes<Vec<&str>>>()?;
+        let options = options.try_into()?;
+        let encodings = detached(py, || self.0.encode_batch(&texts, &options))??;
+        Ok(encodings
+            .into_iter()
+            .map(|encoding| PyEncoding::new(encoding, &self.0))
+            .collect())
+    }
+
+    fn decode(&self, py: Python<'_>, ids: Vec<i64>, skip_special_tokens: bool) -> PyRes<String> {
+        let ids = self::ids(&ids)?;
+        detached(py, || self.0.decode(&ids, skip_special_tokens))
+    }
+
+    fn decode_stream(&self, after: Vec<i64>, skip_special_tokens: bool) -> PyRes<PyDecodeStream> {
+        let stream = DecodeStream::after(&self.0, &ids(&after)?, skip_special_tokens);
+        Ok(PyDecodeStream {
+            stream: Mutex::new(stream),
+            tokenizer: Arc::clone(&self.0),
+        })
+    }
+
+    fn id_to_token(&self, id: u32) -> Option<&str> {
+        self.0.id_to_token(id)
+    }
+
+    fn token_to_id(&self, token: &Bound<'_, PyString>) -> PyRes<Option<u32>> {
+        Ok(self.0.token_to_id(utf8(token)?))
+    }
+
+    #[getter]
+    fn kind(&self) -> &'static str {
+        self.0.kind()
+    }
+
+    #[getter]
+    fn unknown_id(&self) -> Option<u32> {
+        self.0.unknown_id()
+    }
+
+    #[getter]
+    fn special_ids(&self) -> Vec<u32> {
+        self.0.special_ids()
+    }
+
+    fn __len__(&self) -> usize {
+        self.0.vocab_size()
+    }
+}
+
+impl PyEncoding {
+    fn new(encoding: Encoding, tokenizer: &Arc<Tokenizer>) -> Self {
+        Self {
+            encoding,
+            tokenizer: Arc::clone(tokenizer),
+        }
+    }
+}
+
+#[pymethods]
+impl PyEncoding {
+    /// Token ids.
+    #[getter]
+    fn ids(&self) -> &[u32] {
+        &self.encoding.ids
+    }
+
+    /// The characters each token stands for, `(start, end)`.
+    #[getter]
+    fn offsets(&self) -> Vec<(u32, u32)> {
+        self.encoding.offsets.clone()
+    }
+
+    /// The text of each token, as the model knows it.
+    #[getter]
+    fn tokens(&self) -> Vec<&str> {
+        self.tokenizer.tokens(&self.encoding)
+    }
+
+    /// The segment of each token.
+    #[getter]
+    fn type_ids(&self) -> &[u32] {
+        &self.encoding.type_ids
+    }
+
+    /// 1 for each token: nothing is padded.
+    #[getter]
+    fn attention_mask(&self) -> Vec<u32> {
+        vec![1; self.encoding.len()]
+    }
+
+    /// 1 for each token added around the text.
+    #[getter]
+    fn special_tokens_mask(&self) -> Vec<u32> {
+        self.encoding
+            .special_tokens_mask
+            .iter()
+            .map(|&mask| u32::from(mask))
+            .collect()
+    }
+
+    /// The word of its text that each token belongs to; None for tokens added around the text.
+    #[getter]
+    fn word_ids(&self) -> Vec<Option<u32>> {
+        self.encoding.word_ids.clone()
+    }
+
+    fn __len__(&self) -> usize {
+        self.encoding.len()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("Encoding({} tokens)", self.encoding.len())
+    }
+}
+
+#[pymethods]
+impl PyDecodeStream {
+    /// Takes the next id; returns the text that is now certain.
+    fn push(&self, id: i64) -> PyRes<String> {
+        let id = ids(&[id])?;
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(id
+            .into_iter()
+            .filter_map(|id| stream.push(&self.tokenizer, id))
+            .collect())
+    }
+
+    /// Returns what is left.
+    fn finish(&self) -> String {
+        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+        stream.finish(&self.tokenizer).unwrap_or_default()
+    }
+}
+
+#[pymethods]
+impl PyChatTemplate {
+    #[new]
+    fn new(source: &Bound<'_, PyString>) -> PyRes<Self> {
+        let clock = |format: &str| {
+            Python::attach(|py| {
+                let now = py
+                    .import("datetime")?
+                    .getattr("datetime")?
+                    .call_method0("now")?;
+                now.call_method1("strftime", (format,))?.extract::<String>()
+            })
+            .unwrap_or_default()
+        };
+        Ok(Self(ChatTemplate::new(utf8(source)?, Arc::new(clock))?))
+    }
+
+    /// Renders with a JSON object of variables.
+    fn render(&self, py: Python<'_>, variables: &Bound<'_, PyString>) -> PyRes<String> {
+        let variables = utf8(variables)?;
+        Ok(detached(py, || self.0.render(variables))??)
+    }
+}
+
+fn integer(value: &Value) -> Option<i64> {
+    Some(match *value {
+        Value::U8(number) => number.into(),
+        Value::I8(number) => number.into(),
+        Value::U16(number) => number.into(),
+        Value::I16(number) => number.into(),
+        Value::U32(number) => number.into(),
+        Value::I32(number) => number.into(),
+        Value::U64(number) => i64::try_from(number).ok()?,
+        Value::I64(number) => number,
+        _ => return None,
+    })
+}
+
+/// The values that the tokenizer needs, each of the type it must have.
+fn gguf(metadata: &BTreeMap<String, Value>) -> Result<GgufTokenizer, Error> {
+    let wrong = |name: &str, expected: &str| Error::Invalid {
+        place: format!("tokenizer.ggml.{name}"),
+        problem: format!("expected {expected}"),
+    };
+    let find = |name: &str| metadata.get(&format!("tokenizer.ggml.{name}"));
+    let text = |name: &str| match find(name) {
+        None => Ok(None),
+        Some(Value::String(text)) => Ok(Some(text.clone())),
+        Some(_) => Err(wrong(name, "a string")),
+    };
+    let flag = |name: &str| match find(name) {
+        None => Ok(None),
+        Some(Value::Bool(flag)) => Ok(Some(*flag)),
+        Some(_) => Err(wrong(name, "true or false")),
+    };
+    let id = |name: &str| {
+        let id = find(name).map(|value| integer(value).and_then(|id| u32::try_from(id).ok()));
+        id.map(|id| id.ok_or_else(|| wrong(name, "a token id")))
+            .transpose()
+    };
+    let list = |name: &str| match find(name) {
+        None => Ok(&[][..]),
+        Some(Value::Array(items)) => Ok(items.as_slice()),
+        Some(_) => Err(wrong(name, "a list")),
+    };
+    let texts = |name: &str| {
+        let item = |item: &Value| match item {
+            Value::String(text) => Ok(text.clone()),
+            _ => Err(wrong(name, "strings")),
+        };
+        list(name)?.iter().map(item).collect::<Result<Vec<_>, _>>()
+    };
+    let score = |item: &Value| match item {
+        Value::F32(score) => Ok(*score),
+        _ => Err(wrong("scores", "32-bit floats")),
+    };
+    let token_type = |item: &Value| {
+        let token_type = integer(item).and_then(TokenType::from_number);
+        token_type.ok_or_else(|| wrong("token_type", "integers from 1 to 6"))
+    };
+    Ok(GgufTokenizer {
+        model: text("model")?
+            .ok_or_else(|| wrong("model", "the name of a tokenizer; the file has none"))?,
+        pre: text("pre")?,
+        tokens: texts("tokens")?,
+        scores: list("scores")?
+            .iter()
+            .map(score)
+            .collect::<Result<_, _>>()?,
+        token_types: list("token_type")?
+            .iter()
+            .map(token_type)
+            .collect::<Result<_, _>>()?,
+        merges: texts("merges")?,
+        bos: id("bos_token_id")?,
+        eos: id("eos_token_id")?,
+        unknown: id("unknown_token_id")?,
+        add_bos: flag("add_bos_token")?,
+        add_eos: flag("add_eos_token")?,
+        add_space_prefix: flag("add_space_prefix")?,
+    })
+}

@@ -1,6 +1,8 @@
 """Types of the Rust extension; `python -m mypy.stubtest lmrs._rs` checks them against the module."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from pathlib import Path
 from typing import Any, final
 
 import numpy.typing as npt

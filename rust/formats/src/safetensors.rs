@@ -178,7 +178,7 @@ pub struct View<'a> {
 
 /// A safetensors file laid out and checked, ready to be written.
 ///
-/// Tensors lie as the reference writer puts them, widest elements first and then by name, so that each is aligned.
+/// Tensors lie widest elements first and then by name, so that each is aligned.
 #[derive(Debug)]
 pub struct Layout<'a> {
     header: Vec<u8>,

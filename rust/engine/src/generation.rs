@@ -22,8 +22,8 @@ pub struct Generator {
     pub vocabulary: usize,
     /// The most tokens a sequence may have.
     pub context: Option<usize>,
-    /// Writes the text.
-    pub detokenizer: Arc<dyn Detokenizer>,
+    /// Writes the text; without it completions have tokens only.
+    pub detokenizer: Option<Arc<dyn Detokenizer>>,
 }
 
 /// The first half of an encoder-decoder.
@@ -101,7 +101,15 @@ impl Generation {
         } else {
             &request.prompt
         };
-        let text = Text::after(read, request.stop.clone());
+        let pieces = self.generator.detokenizer.as_ref().map(|d| d.after(read));
+        if pieces.is_none() && !request.stop.is_empty() {
+            return Err(Error::input(
+                "stop",
+                &"given",
+                "a tokenizer to find it with, or no stop string",
+            ));
+        }
+        let text = Text::new(pieces, request.stop.clone());
         let id = self.next;
         self.next += 1;
         let most = tokens.len().saturating_add(request.max_tokens);
@@ -148,6 +156,45 @@ impl Generation {
             }
         }
         result
+    }
+
+    /// Works until every request is over; the completions in the order of the requests. `between` is called after each
+    /// step and may end the work.
+    ///
+    /// # Errors
+    /// What a step or `between` raise.
+    pub fn finish<E: From<Error>>(
+        &mut self,
+        mut between: impl FnMut() -> Result<(), E>,
+    ) -> Result<Vec<Completion>, E> {
+        let mut completions = BTreeMap::new();
+        while !self.is_idle() {
+            let progress = self.step()?.into_iter();
+            completions.extend(progress.filter_map(|p| Some((p.id, p.completion?))));
+            between()?;
+        }
+        Ok(completions.into_values().collect())
+    }
+
+    /// Works until something can be told of the one request there is; `None` when it is over.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub fn next<E: From<Error>>(
+        &mut self,
+        mut between: impl FnMut() -> Result<(), E>,
+    ) -> Result<Option<Progress>, E> {
+        while !self.is_idle() {
+            let progress = self
+                .step()?
+                .pop()
+                .filter(|p| !p.piece.is_empty() || p.completion.is_some());
+            between()?;
+            if progress.is_some() {
+                return Ok(progress);
+            }
+        }
+        Ok(None)
     }
 
     /// The logits of the spans that end their sequence, one row each.
@@ -255,12 +302,11 @@ impl Sequence {
         self.tokens.push(token);
         self.new += 1;
         self.logprobs.push(logprob);
-        let detokenizer = &*generator.detokenizer;
         let ended = self.request.eos.contains(&token);
         let mut piece = if ended {
             String::new()
         } else {
-            self.text.push(token, detokenizer)?.to_owned()
+            self.text.push(token).to_owned()
         };
         let full = generator
             .context
@@ -275,7 +321,7 @@ impl Sequence {
             None
         };
         if finish.is_some() {
-            piece.push_str(self.text.finish(detokenizer)?);
+            piece.push_str(self.text.finish());
         }
         Ok((piece, finish))
     }

@@ -29,4 +29,4 @@ pub use sampler::Sampling;
 pub use scheduler::{Id, Limits, Scheduler, Span};
 pub use score::{Window, score};
 pub use stop::{Found, StopStrings};
-pub use text::{Detokenizer, Text};
+pub use text::{Detokenizer, Pieces, Text};

@@ -39,6 +39,11 @@ impl StopStrings {
         Ok(Self(strings))
     }
 
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Looks for the earliest stop string in `text`.
     pub fn find(&self, text: &str) -> Found {
         if let Some(at) = self

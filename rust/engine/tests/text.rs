@@ -1,79 +1,59 @@
-//! Text as it grows: whole characters, stop strings across token boundaries.
+//! Stop strings in text that comes in pieces.
 
-use lmrs_engine::{Detokenizer, StopStrings, Text};
-use lmrs_tensor::Result;
+use lmrs_engine::{Pieces, StopStrings, Text};
 use proptest::prelude::*;
 
-/// A token is a byte.
-struct Bytes;
+/// Token `i` is the `i`-th of these texts.
+struct Words(Vec<String>);
 
-impl Detokenizer for Bytes {
-    fn decode(&self, ids: &[u32]) -> Result<String> {
-        let bytes: Vec<u8> = ids.iter().map(|&id| id as u8).collect();
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+impl Pieces for Words {
+    fn push(&mut self, id: u32) -> Option<String> {
+        self.0.get(id as usize).cloned()
+    }
+
+    fn finish(&mut self) -> Option<String> {
+        None
     }
 }
 
-/// The pieces of `bytes` as text after `prompt`, and the whole.
-fn pieces(prompt: &[u8], bytes: &[u8], stop: &[&str]) -> (Vec<String>, String) {
-    let stop = StopStrings::new(stop.iter().map(ToString::to_string).collect()).unwrap();
-    let prompt: Vec<u32> = prompt.iter().map(|&b| b.into()).collect();
-    let mut text = Text::after(&prompt, stop);
-    let mut pieces = Vec::new();
-    for &byte in bytes {
-        pieces.push(text.push(byte.into(), &Bytes).unwrap().to_owned());
+/// What is given out for each of `words`, then at the end; and the whole.
+fn given(words: &[String], stop: &[String]) -> (Vec<String>, String) {
+    let pieces = Box::new(Words(words.to_vec()));
+    let mut text = Text::new(Some(pieces), StopStrings::new(stop.to_vec()).unwrap());
+    let mut given = Vec::new();
+    for id in 0..words.len() as u32 {
+        given.push(text.push(id).to_owned());
         if text.stopped() {
             break;
         }
     }
-    pieces.push(text.finish(&Bytes).unwrap().to_owned());
-    (pieces, text.into_string())
+    given.push(text.finish().to_owned());
+    (given, text.into_string())
 }
 
 proptest! {
     #[test]
-    fn pieces_are_the_text_up_to_the_first_stop(
-        prompt in "[abé]{0,6}",
-        text in "[abcdéß語🦀]{0,40}",
+    fn the_text_ends_before_the_first_stop_string(
+        words in prop::collection::vec("[abcdéß語🦀]{0,4}", 0..20),
         stop in prop::collection::vec("[abcdé語]{1,4}", 0..4),
     ) {
-        let stop: Vec<&str> = stop.iter().map(String::as_str).collect();
-        let (pieces, whole) = pieces(prompt.as_bytes(), text.as_bytes(), &stop);
-        // The text stops as soon as any of them is complete, before the one that started first.
-        let started = |prefix: &str| stop.iter().filter_map(|s| prefix.find(s)).min();
-        let end = text.char_indices().find_map(|(at, c)| started(&text[..at + c.len_utf8()]));
-        let end = end.unwrap_or(text.len());
-        prop_assert_eq!(&whole, &text[..end]);
-        prop_assert_eq!(pieces.concat(), whole);
-    }
-
-    #[test]
-    fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
-        let (pieces, whole) = pieces(b"", &bytes, &[]);
-        prop_assert_eq!(pieces.concat(), whole);
+        let (given, whole) = given(&words, &stop);
+        // A stop string counts as soon as a token completes it; of those completed together the first to start.
+        let mut text = String::new();
+        let started = words.iter().find_map(|word| {
+            text.push_str(word);
+            stop.iter().filter_map(|s| text.find(s)).min()
+        });
+        text.truncate(started.unwrap_or(text.len()));
+        prop_assert_eq!(given.concat(), &text[..]);
+        prop_assert_eq!(whole, text);
     }
 }
 
 #[test]
 fn what_may_begin_a_stop_string_is_held_back() {
-    let (pieces, whole) = pieces(b"", b"one <en two <end>", &["<end>"]);
-    let given: Vec<_> = pieces
-        .iter()
-        .map(String::as_str)
-        .filter(|p| !p.is_empty())
-        .collect();
-    assert_eq!(given, ["o", "n", "e", " ", "<en ", "t", "w", "o", " "]);
+    let words = ["one", " <", "en", " two <", "end", ">", " three"].map(String::from);
+    let (given, whole) = given(&words, &["<end>".into()]);
+    assert_eq!(given, ["one", " ", "", "<en two ", "", "", ""]);
     assert_eq!(whole, "one <en two ");
-}
-
-#[test]
-fn bytes_that_never_become_a_character_are_not_held_for_ever() {
-    let (pieces, _) = pieces(b"", &[0xFF; 40], &[]);
-    assert!(pieces.iter().take(30).any(|p| !p.is_empty()));
-}
-
-#[test]
-fn a_character_begun_in_the_prompt_is_given_whole() {
-    let (_, whole) = pieces(&[b'a', 0xC3], &[0xA9, b'b'], &[]);
-    assert_eq!(whole, "éb");
 }

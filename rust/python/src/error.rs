@@ -1,5 +1,7 @@
 //! Rust errors become Python exceptions here, once.
 
+use std::time::{Duration, Instant};
+
 use lmrs_tensor::Error;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
@@ -72,6 +74,19 @@ pub fn bad_argument(what: &str, value: &dyn std::fmt::Display, expected: &str) -
 /// An `InputError` about the environment.
 pub fn bad_setting(error: &dyn std::fmt::Display) -> Failure {
     Failure(raise("InputError", error.to_string()))
+}
+
+/// To be called between the steps of long work without the GIL: raises what a signal handler raised (Ctrl-C). It asks
+/// Python only every 50 ms, so that steps need not be long.
+pub fn interruption() -> impl FnMut() -> PyRes<()> {
+    let mut asked = Instant::now();
+    move || {
+        if asked.elapsed() < Duration::from_millis(50) {
+            return Ok(());
+        }
+        asked = Instant::now();
+        Ok(Python::attach(|py| py.check_signals())?)
+    }
 }
 
 /// Runs `work` without the GIL. A panic becomes `lmrs.InternalError`: nothing escapes as `PanicException`.

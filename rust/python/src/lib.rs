@@ -3,6 +3,7 @@
 // pyo3 hands arguments over by value.
 #![allow(clippy::needless_pass_by_value)]
 
+mod engine;
 mod error;
 mod machine;
 mod program;
@@ -22,6 +23,8 @@ mod _rs {
 
     #[pymodule_export]
     use crate::machine::{instruction_set, threads};
+    #[pymodule_export]
+    use crate::engine::{PyGenerator, PyStream, embed, sampling_distribution, score};
     #[pymodule_export]
     use crate::program::{PyProgram, PyTape, apply, op_names};
     #[pymodule_export]

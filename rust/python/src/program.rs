@@ -24,7 +24,8 @@ fn ragged(streams: Streams) -> PyRes<Vec<(String, Ragged)>> {
         .collect()
 }
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// The value; a panic while it was held left it as it was at some op, which is all right.
+pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

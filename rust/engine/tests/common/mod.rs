@@ -2,25 +2,39 @@
 
 use std::sync::Arc;
 
-use lmrs_engine::{Detokenizer, Generator};
+use lmrs_engine::{Detokenizer, Generator, Pieces};
 use lmrs_kernels::dropout::philox;
 use lmrs_program::{Op, Program, ValueId};
-use lmrs_tensor::{DType, Result, Tensor};
+use lmrs_tensor::{DType, Tensor};
 
 pub const VOCABULARY: usize = 97;
 const WIDTH: usize = 48;
 
-/// Writes a token as a letter, or as one byte of a two-byte character.
+/// A token is a letter, or one byte of a two-byte character.
 pub struct Letters;
 
+/// Bytes that are not a character yet.
+pub struct Bytes(pub Vec<u8>);
+
 impl Detokenizer for Letters {
-    fn decode(&self, ids: &[u32]) -> Result<String> {
-        let byte = |&id: &u32| match id {
+    fn after(&self, _: &[u32]) -> Box<dyn Pieces> {
+        Box::new(Bytes(Vec::new()))
+    }
+}
+
+impl Pieces for Bytes {
+    fn push(&mut self, id: u32) -> Option<String> {
+        self.0.push(match id {
             90..97 => 0xC3 - 0x20 * (id as u8 % 2),
             _ => b'a' + (id % 26) as u8,
-        };
-        let bytes: Vec<u8> = ids.iter().map(byte).collect();
-        Ok(String::from_utf8_lossy(&bytes).into_owned())
+        });
+        let piece = std::str::from_utf8(&self.0).ok()?.to_owned();
+        self.0.clear();
+        Some(piece)
+    }
+
+    fn finish(&mut self) -> Option<String> {
+        Some(String::from_utf8_lossy(&self.0).into_owned())
     }
 }
 
@@ -134,6 +148,6 @@ pub fn generator() -> Arc<Generator> {
         encoder: None,
         vocabulary: VOCABULARY,
         context: Some(128),
-        detokenizer: Arc::new(Letters),
+        detokenizer: Some(Arc::new(Letters)),
     })
 }

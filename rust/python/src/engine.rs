@@ -6,6 +6,7 @@ use lmrs_engine::{
     Completion, Encoder, Generation, Generator, Limits, Request, Sampling, Segmented, StopStrings,
     Window, check_ids,
 };
+use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 
 use crate::error::{Failure, PyRes, bad_argument, detached, interruption};

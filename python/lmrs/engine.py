@@ -1,0 +1,324 @@
+"""The engine: a recorded model, run from Rust.
+
+A model is recorded when it is first asked for something; from then on Python only passes texts in and results out.
+"""
+
+import json
+import math
+from collections.abc import Callable, Generator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, TypedDict, Unpack, get_args, overload
+
+import numpy as np
+import numpy.typing as npt
+
+from lmrs import _rs, ops
+from lmrs.backend.record import record
+from lmrs.errors import ConfigError, InputError
+from lmrs.eval.protocols import Protocol, windows
+from lmrs.eval.scores import Score, count_words
+from lmrs.models import LanguageModel, sentence
+from lmrs.nn.attention import Attention
+from lmrs.ops import Pooling
+from lmrs.tokenizer import Tokenizer
+
+Ids = Sequence[int]
+FinishReason = Literal["eos", "stop", "length"]
+
+
+class Options(TypedDict, total=False):
+    """How a completion is made. Every option has a range; a value outside it raises InputError.
+
+    ``max_tokens`` (128): at most so many new tokens. ``temperature`` (0, which takes the likeliest token; to 100),
+    ``top_k`` (0: all), ``top_p`` (1), ``min_p`` (0) and ``repetition_penalty`` (1) are transformers' processors of these
+    names, in its order. ``seed`` (0): with the number of the token all that a draw depends on, so that a prompt's
+    completion does not depend on what runs beside it; a sequence gives each prompt its own. ``stop``: strings before
+    which the text ends. ``ignore_eos`` (False): whether to go on after an end-of-sequence token.
+    """
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | Sequence[int]
+    stop: str | Sequence[str]
+    ignore_eos: bool
+
+
+_DEFAULTS: Options = {
+    "max_tokens": 128,
+    "temperature": 0.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "seed": 0,
+    "stop": (),
+    "ignore_eos": False,
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Completion:
+    """What a model wrote: ``text``; its ``tokens``, those of an end or a stop string included; their ``logprobs``
+    (float32, nats, of the model's own distribution, before temperature and the like); and why it ended there."""
+
+    text: str
+    tokens: list[int]
+    logprobs: npt.NDArray[np.float32]
+    finish_reason: FinishReason
+
+
+class Engine:
+    """Generates, scores and embeds with ``model``.
+
+    Texts are encoded and written by ``tokenizer``, by default the one beside the model's checkpoint; without one, prompts
+    are token ids and completions have no text. Results are the same, bit for bit, for any company in a batch and any number
+    of threads. An engine may be used from several threads at once.
+    """
+
+    def __init__(self, model: LanguageModel, *, tokenizer: Tokenizer | None = None, dtype: Literal["f32"] = "f32") -> None:
+        if dtype != "f32":
+            raise InputError(f"dtype is {dtype!r}, expected 'f32'")
+        self.model = model
+        self.config = model.config
+        self._given = tokenizer
+        self._pools: dict[Pooling, _rs.Program] = {}
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer. Raises InputError if none was given and the model came from no file."""
+        if self._given is not None:
+            return self._given
+        if self.model.source is None:
+            raise InputError("this model came from no file: pass tokenizer= to give texts, or give token ids")
+        return Tokenizer.load(self.model.source)
+
+    @overload
+    def generate(self, prompt: str | Ids, **options: Unpack[Options]) -> Completion: ...
+    @overload
+    def generate(self, prompt: Sequence[str] | Sequence[Ids], **options: Unpack[Options]) -> list[Completion]: ...
+    def generate(
+        self, prompt: str | Ids | Sequence[str] | Sequence[Ids], **options: Unpack[Options]
+    ) -> Completion | list[Completion]:
+        """The continuation of a prompt, a text or token ids; a list of prompts gives a list. See :class:`Options`.
+
+        An encoder-decoder answers the prompt instead. Raises InputError for an empty prompt, one longer than the context,
+        an id out of range, or an option out of range; ConfigError if the model does not generate.
+        """
+        prompts, many = _listed(prompt)
+        requests = [self._request(prompt, at, options) for at, prompt in enumerate(prompts)]
+        completions = [_completion(*parts) for parts in self._generator.generate(requests)]
+        return completions if many else completions[0]
+
+    def stream(self, prompt: str | Ids, **options: Unpack[Options]) -> Generator[str, None, Completion]:
+        """The text of :meth:`generate`, piece by piece; a piece is never part of a character. Returns the Completion."""
+        for piece, whole in self._generator.stream(self._request(prompt, 0, options)):
+            if piece:
+                yield piece
+            if whole is not None:
+                return _completion(*whole)
+        raise AssertionError("a stream ends with a completion")
+
+    @overload
+    def score(
+        self, texts: str, *, protocol: Protocol = "rolling", window: int | None = None, stride: int | None = None
+    ) -> Score: ...
+    @overload
+    def score(
+        self,
+        texts: Sequence[str],
+        *,
+        protocol: Protocol = "rolling",
+        window: int | None = None,
+        stride: int | None = None,
+    ) -> list[Score]: ...
+    def score(
+        self,
+        texts: str | Sequence[str],
+        *,
+        protocol: Protocol = "rolling",
+        window: int | None = None,
+        stride: int | None = None,
+    ) -> Score | list[Score]:
+        """How well the model predicts a text, read in windows cut by ``protocol`` (see :mod:`lmrs.eval.protocols`).
+
+        ``window`` is the most tokens read at once (default: the context), ``stride`` that of strided protocols (default:
+        half the window). Raises InputError for an empty text, one with too few tokens, or an option out of range;
+        ConfigError if the model does not predict the next token.
+        """
+        many = [texts] if isinstance(texts, str) else list(texts)
+        cut = []
+        for text in many:
+            if not text:
+                raise InputError("a text to score is empty")
+            tokens = self.tokenizer.encode(text, add_special_tokens=False).ids
+            options = {"context": self.config.context, "window": window, "stride": stride, "prefix": self._prefix}
+            cut.append(windows(tokens, protocol=protocol, **options))
+        flat = [(window.inputs, window.labels()) for part in cut for window in part]
+        logprobs = iter(_rs.score(self._logprob, flat, **self._bounds))
+        scores = []
+        for text, part in zip(many, cut, strict=True):
+            found = [next(logprobs) for _ in part]
+            weighted = [f.sum(dtype=np.float64) * w.counted / len(w.targets) for f, w in zip(found, part, strict=True)]
+            scores.append(
+                Score.of(
+                    protocol=protocol,
+                    tokens=sum(window.counted for window in part),
+                    words=count_words(text),
+                    bytes=len(text.encode()),
+                    sum_logprob=math.fsum(weighted),
+                    token_logprobs=np.concatenate(found),
+                )
+            )
+        return scores[0] if isinstance(texts, str) else scores
+
+    def embed(
+        self,
+        texts: str | Sequence[str],
+        *,
+        pooling: Pooling | None = None,
+        normalize: bool | None = None,
+        truncate: bool = False,
+    ) -> npt.NDArray[np.float32]:
+        """One vector a text, ``[n, d]``; one text gives ``[d]``.
+
+        ``pooling`` and ``normalize`` (to length 1) are by default what the checkpoint's ``modules.json`` says, else
+        ``"mean"`` and False. A text longer than the model takes raises InputError, unless ``truncate`` cuts it.
+        """
+        many = [texts] if isinstance(texts, str) else list(texts)
+        said = self._sentence
+        kind: Pooling = pooling or (said.pooling if said else "mean")
+        limits = [limit for limit in (self.config.context, said and said.max_length) if limit is not None]
+        most = min(limits) if limits else None
+        rows = []
+        for text in many:
+            if not text:
+                raise InputError("a text to embed is empty")
+            encoding = self.tokenizer.encode(text, max_length=most if truncate else None)
+            if most is not None and len(encoding.ids) > most:
+                raise InputError(f"a text to embed has {len(encoding.ids)} tokens, expected at most {most}, or truncate=True")
+            rows.append((encoding.ids, encoding.type_ids))
+        if not rows:
+            return np.zeros((0, self.config.width), np.float32)
+        unit = bool(said and said.normalize) if normalize is None else normalize
+        vectors: npt.NDArray[np.float32] = _rs.embed(self._pooled(kind), rows, normalize=unit, **self._bounds).numpy()
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    def _request(self, prompt: str | Ids, at: int, options: Options) -> dict[str, Any]:
+        unknown = options.keys() - _DEFAULTS.keys()
+        if unknown:
+            raise InputError(f"unknown option {', '.join(sorted(unknown))}; the options are {', '.join(_DEFAULTS)}")
+        chosen: dict[str, Any] = {**_DEFAULTS, **options}
+        seeds = chosen["seed"]
+        chosen["seed"] = seeds if isinstance(seeds, int) else seeds[at] if at < len(seeds) else -1
+        for name, least, most in (("max_tokens", 1, 2**31), ("top_k", 0, 2**31), ("seed", 0, 2**64 - 1)):
+            value = chosen[name]
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise InputError(f"{name} is {value!r}, expected an integer from {least} to {most}")
+        stop = chosen["stop"]
+        chosen["stop"] = [stop] if isinstance(stop, str) else list(stop)
+        chosen["eos"] = [] if chosen.pop("ignore_eos") else self._eos
+        ids = self.tokenizer.encode(prompt).ids if isinstance(prompt, str) else prompt
+        return {"prompt": list(ids), **chosen}
+
+    @property
+    def _bounds(self) -> dict[str, int | None]:
+        return {"vocabulary": self.config.vocabulary, "context": self.config.context}
+
+    @cached_property
+    def _generator(self) -> _rs.Generator:
+        self._expect_causal("generate")
+        model, encode = self.model, self._encode
+        if encode is None:
+            return _rs.Generator(record(model, model), tokenizer=self._native, **self._bounds)
+        width, start = self.config.width, model.config.start
+        encoder = (record(model, encode), width, start)
+        return _rs.Generator(
+            record(model, model, memory_width=width), tokenizer=self._native, encoder=encoder, **self._bounds
+        )
+
+    @cached_property
+    def _logprob(self) -> _rs.Program:
+        self._expect_causal("score")
+        model = self.model
+        if self._encode is not None:
+            raise ConfigError(f"a {self.config.family} predicts an answer to a text, not the text: it cannot score one")
+        return record(model, lambda batch: model.head.logprob(model.hidden(batch), batch.labels))
+
+    def _pooled(self, kind: Pooling) -> _rs.Program:
+        if kind not in get_args(Pooling):
+            raise InputError(f"pooling is {kind!r}, expected one of {', '.join(get_args(Pooling))}")
+        if kind not in self._pools:
+            model = self.model
+            self._pools[kind] = record(model, lambda batch: ops.pool(model.states(batch), batch.seqs, kind=kind))
+        return self._pools[kind]
+
+    def _expect_causal(self, what: str) -> None:
+        if not any(isinstance(module, Attention) and module.cache for _, module in self.model.named_modules()):
+            raise ConfigError(f"a {self.config.family} reads texts whole: it cannot {what}, only embed")
+
+    @property
+    def _encode(self) -> Callable[..., Any] | None:
+        """The encoder of an encoder-decoder."""
+        return getattr(self.model, "encode", None)
+
+    @property
+    def _native(self) -> _rs.Tokenizer | None:
+        return None if self._given is None and self.model.source is None else self.tokenizer.native
+
+    @cached_property
+    def _sentence(self) -> sentence.Sentence | None:
+        return None if self.model.source is None else sentence.read(self.model.source)
+
+    @cached_property
+    def _fields(self) -> Mapping[str, Any]:
+        """The checkpoint's config, overlaid by its generation_config.json."""
+        beside = None if self.model.source is None else Path(self.model.source) / "generation_config.json"
+        if beside is None or not beside.is_file():
+            return self.model.metadata
+        try:
+            overlay = json.loads(beside.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ConfigError(f"{beside}: cannot be read as JSON: {error}") from None
+        if not isinstance(overlay, dict):
+            raise ConfigError(f"{beside}: expected an object")
+        return {**self.model.metadata, **{name: value for name, value in overlay.items() if value is not None}}
+
+    def _special(self, name: str) -> list[int]:
+        found = self._fields.get(name)
+        ids = [] if found is None else found if isinstance(found, list) else [found]
+        for id_ in ids:
+            if isinstance(id_, bool) or not isinstance(id_, int) or not 0 <= id_ < self.config.vocabulary:
+                raise ConfigError(f"{name} is {found!r}, expected ids from 0 to {self.config.vocabulary - 1}")
+        return ids
+
+    @cached_property
+    def _eos(self) -> list[int]:
+        return self._special("eos_token_id")
+
+    @cached_property
+    def _prefix(self) -> int | None:
+        """The token before a text that is scored from its first token on."""
+        return next(iter(self._special("bos_token_id") or self._eos), None)
+
+
+def _listed(prompt: str | Ids | Sequence[str] | Sequence[Ids]) -> tuple[list[str | Ids], bool]:
+    """The prompts, and whether there were several: a text or a run of ids is one."""
+    if isinstance(prompt, str):
+        return [prompt], False
+    prompts: list[Any] = list(prompt)
+    if prompts and all(isinstance(item, int | np.integer) for item in prompts):
+        return [[int(item) for item in prompts]], False
+    for at, item in enumerate(prompts):
+        if not isinstance(item, str | Sequence | np.ndarray):
+            raise InputError(f"prompt[{at}] is {item!r}, expected a text or token ids")
+    return prompts, True
+
+
+def _completion(text: str, tokens: list[int], logprobs: list[float], finish: FinishReason) -> Completion:
+    return Completion(text, tokens, np.asarray(logprobs, np.float32), finish)

@@ -1,0 +1,7 @@
+"""Measuring models."""
+
+from lmrs.eval.perplexity import perplexity
+from lmrs.eval.protocols import PROTOCOLS, Protocol, Window
+from lmrs.eval.scores import Score
+
+__all__ = ["PROTOCOLS", "Protocol", "Score", "Window", "perplexity"]

@@ -19,7 +19,8 @@ from lmrs.backend.record import record
 from lmrs.errors import ConfigError, InputError
 from lmrs.eval.protocols import Protocol, windows
 from lmrs.eval.scores import Score, count_words
-from lmrs.models import LanguageModel, sentence
+from lmrs.models import sentence
+from lmrs.models.model import LanguageModel
 from lmrs.nn.attention import Attention
 from lmrs.ops import Pooling
 from lmrs.tokenizer import Tokenizer
@@ -87,7 +88,7 @@ class Engine:
         self.model = model
         self.config = model.config
         self._given = tokenizer
-        self._pools: dict[Pooling, _rs.Program] = {}
+        self._pools: dict[Pooling, _rs.Plan] = {}
 
     @cached_property
     def tokenizer(self) -> Tokenizer:
@@ -235,27 +236,26 @@ class Engine:
         self._expect_causal("generate")
         model, encode = self.model, self._encode
         if encode is None:
-            return _rs.Generator(record(model, model), tokenizer=self._native, **self._bounds)
+            return _rs.Generator(_plan(model, model), tokenizer=self._native, **self._bounds)
         width, start = self.config.width, model.config.start
-        encoder = (record(model, encode), width, start)
-        return _rs.Generator(
-            record(model, model, memory_width=width), tokenizer=self._native, encoder=encoder, **self._bounds
-        )
+        encoder = (_plan(model, encode), width, start)
+        logits = _plan(model, model, memory_width=width)
+        return _rs.Generator(logits, tokenizer=self._native, encoder=encoder, **self._bounds)
 
     @cached_property
-    def _logprob(self) -> _rs.Program:
+    def _logprob(self) -> _rs.Plan:
         self._expect_causal("score")
         model = self.model
         if self._encode is not None:
             raise ConfigError(f"a {self.config.family} predicts an answer to a text, not the text: it cannot score one")
-        return record(model, lambda batch: model.head.logprob(model.hidden(batch), batch.labels))
+        return _plan(model, lambda batch: model.head.logprob(model.hidden(batch), batch.labels))
 
-    def _pooled(self, kind: Pooling) -> _rs.Program:
+    def _pooled(self, kind: Pooling) -> _rs.Plan:
         if kind not in get_args(Pooling):
             raise InputError(f"pooling is {kind!r}, expected one of {', '.join(get_args(Pooling))}")
         if kind not in self._pools:
             model = self.model
-            self._pools[kind] = record(model, lambda batch: ops.pool(model.states(batch), batch.seqs, kind=kind))
+            self._pools[kind] = _plan(model, lambda batch: ops.pool(model.states(batch), batch.seqs, kind=kind))
         return self._pools[kind]
 
     def _expect_causal(self, what: str) -> None:
@@ -305,6 +305,10 @@ class Engine:
     def _prefix(self) -> int | None:
         """The token before a text that is scored from its first token on."""
         return next(iter(self._special("bos_token_id") or self._eos), None)
+
+
+def _plan(model: LanguageModel, run: Callable[..., Any], **options: int) -> _rs.Plan:
+    return _rs.Plan(record(model, run, **options))
 
 
 def _listed(prompt: str | Ids | Sequence[str] | Sequence[Ids]) -> tuple[list[str | Ids], bool]:

@@ -1,6 +1,6 @@
 //! One vector a text.
 
-use lmrs_program::Program;
+use lmrs_program::Plan;
 use lmrs_tensor::{Error, Result, Tensor};
 
 use crate::batch::Packing;
@@ -15,14 +15,14 @@ pub struct Segmented {
     pub segments: Vec<i32>,
 }
 
-/// The output of `program`, a row a text, for all `texts`: `[texts, width]`.
+/// The output of `plan`, a row a text, for all `texts`: `[texts, width]`.
 ///
 /// With `normalize` each row is divided by its Euclidean length. `between` is called after each batch.
 ///
 /// # Errors
 /// What the Program or `between` raise.
 pub fn embed<E: From<Error>>(
-    program: &Program,
+    plan: &Plan,
     texts: &[Segmented],
     normalize: bool,
     mut between: impl FnMut() -> Result<(), E>,
@@ -34,7 +34,7 @@ pub fn embed<E: From<Error>>(
             packing.push(&text.ids, 0);
             packing.segment(&text.segments);
         }
-        let outputs = program.run(&packing.bindings(None)?, None)?;
+        let outputs = plan.run(&packing.bindings(None)?, None)?;
         let output = outputs
             .first()
             .ok_or_else(|| Error::Internal("an encoder without output".into()))?;

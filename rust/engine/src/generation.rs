@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use lmrs_program::{Program, Ragged};
+use lmrs_program::{Plan, Ragged};
 use lmrs_tensor::{Error, Result, Tensor};
 
 use crate::batch::Packing;
@@ -15,7 +15,7 @@ use crate::text::{Detokenizer, Text};
 /// A model that writes.
 pub struct Generator {
     /// Logits of selected rows: `ids` and so on, for an encoder-decoder `memory` too, to `[selected, vocabulary]`.
-    pub logits: Program,
+    pub logits: Plan,
     /// The encoder, if there is one, and the token with which the decoder starts.
     pub encoder: Option<Encoder>,
     /// Ids are below it.
@@ -29,7 +29,7 @@ pub struct Generator {
 /// The first half of an encoder-decoder.
 pub struct Encoder {
     /// `ids` to states `[tokens, width]`.
-    pub program: Program,
+    pub plan: Plan,
     /// The width of the states.
     pub width: usize,
     /// The token with which the decoder starts.
@@ -247,7 +247,7 @@ impl Generation {
             return Ok(Some((Tensor::zeros::<f32>([0, encoder.width]), starts)));
         }
         let states = encoder
-            .program
+            .plan
             .run(&packing.bindings(None)?, None)?
             .into_iter()
             .next();

@@ -1,6 +1,6 @@
 //! Log-probabilities of given tokens.
 
-use lmrs_program::Program;
+use lmrs_program::Plan;
 use lmrs_tensor::{Error, Result};
 
 use crate::batch::Packing;
@@ -19,12 +19,12 @@ pub struct Window {
 
 /// `log p(label)` in nats of the judged rows of each window.
 ///
-/// `program` gives `[tokens, 1]`. `between` is called after each batch and may end the work.
+/// `plan` gives `[tokens, 1]`. `between` is called after each batch and may end the work.
 ///
 /// # Errors
 /// What the Program or `between` raise.
 pub fn score<E: From<Error>>(
-    program: &Program,
+    plan: &Plan,
     windows: &[Window],
     mut between: impl FnMut() -> Result<(), E>,
 ) -> Result<Vec<Vec<f32>>, E> {
@@ -36,7 +36,7 @@ pub fn score<E: From<Error>>(
             packing.label(&window.labels);
         }
         let rows: Vec<_> = packing.rows().collect();
-        let outputs = program.run(&packing.bindings(None)?, None)?;
+        let outputs = plan.run(&packing.bindings(None)?, None)?;
         let output = outputs
             .first()
             .ok_or_else(|| Error::Internal("a program of scores without output".into()))?;

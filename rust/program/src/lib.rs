@@ -5,9 +5,11 @@
 //! computes, and running one needs nothing but its inputs.
 #![forbid(unsafe_code)]
 
+mod fuse;
 pub mod meta;
 pub mod op;
 pub mod ops;
+mod plan;
 mod program;
 mod ragged;
 mod tape;
@@ -15,6 +17,7 @@ mod tape;
 pub use meta::{Dim, Meta};
 pub use op::{Cache, Call, Forward, Op, Operation, Saved};
 pub use ops::dropout::Randomness;
+pub use plan::Plan;
 pub use program::{Bindings, Input, Node, Parameter, Program, ValueId};
 pub use ragged::Ragged;
 pub use tape::{Tape, evaluate};

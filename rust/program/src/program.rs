@@ -7,6 +7,7 @@ use lmrs_tensor::{DType, Error, Result, Tensor};
 use rustc_hash::FxHashMap;
 
 use crate::op::{Cache, Call, Op};
+use crate::plan::value_of;
 use crate::{Dim, Meta, Ragged};
 
 /// The number of a value in its program: inputs, parameters and results of nodes are numbered together.
@@ -14,7 +15,7 @@ use crate::{Dim, Meta, Ragged};
 pub struct ValueId(pub u32);
 
 impl ValueId {
-    fn index(self) -> usize {
+    pub(crate) fn index(self) -> usize {
         self.0 as usize
     }
 }
@@ -60,6 +61,30 @@ pub struct Node {
     pub output: ValueId,
     /// The path of the module that asked for it.
     pub path: String,
+}
+
+impl Node {
+    /// The result, given the values so far.
+    pub(crate) fn run(
+        &self,
+        values: &[Option<Tensor>],
+        bindings: &Bindings,
+        cache: Option<&mut dyn Cache>,
+    ) -> Result<Tensor> {
+        let inputs: Vec<_> = self
+            .inputs
+            .iter()
+            .map(|v| v.and_then(|v| values[v.index()].clone()))
+            .collect();
+        let streams = bindings.streams(&self.streams)?;
+        let mut call = Call {
+            streams: &streams,
+            cache: cache.map(|c| &mut *c as &mut dyn Cache),
+            randomness: None,
+            needs: &[],
+        };
+        Ok(self.op.operation().forward(&mut call, &inputs)?.output)
+    }
 }
 
 /// A flat SSA list of ops. Two programs are equal if they do the same with weights of the same paths and shapes.
@@ -196,6 +221,24 @@ impl Program {
         bindings: &Bindings,
         mut cache: Option<&mut dyn Cache>,
     ) -> Result<Vec<Tensor>> {
+        let mut values = self.bound(bindings)?;
+        let mut uses = self.uses();
+        for node in &self.nodes {
+            let cache = cache.as_mut().map(|c| &mut **c as &mut dyn Cache);
+            let output = node.run(&values, bindings, cache)?;
+            values[node.output.index()] = Some(output);
+            for value in node.inputs.iter().flatten() {
+                uses[value.index()] -= 1;
+                if uses[value.index()] == 0 {
+                    values[value.index()] = None;
+                }
+            }
+        }
+        self.outputs.iter().map(|&v| value_of(&values, v)).collect()
+    }
+
+    /// The values before the first node: inputs, checked, and weights.
+    pub(crate) fn bound(&self, bindings: &Bindings) -> Result<Vec<Option<Tensor>>> {
         let mut values: Vec<Option<Tensor>> = vec![None; self.metas.len()];
         for input in &self.inputs {
             let tensor = bindings.inputs.get(&input.name).ok_or_else(|| {
@@ -207,40 +250,11 @@ impl Program {
         for parameter in &self.parameters {
             values[parameter.value.index()] = Some(parameter.tensor.clone());
         }
-        let mut uses = self.uses();
-        for node in &self.nodes {
-            let inputs: Vec<_> = node
-                .inputs
-                .iter()
-                .map(|v| v.and_then(|v| values[v.index()].clone()))
-                .collect();
-            let streams = bindings.streams(&node.streams)?;
-            let cache = cache.as_mut().map(|c| &mut **c as &mut dyn Cache);
-            let mut call = Call {
-                streams: &streams,
-                cache,
-                randomness: None,
-                needs: &[],
-            };
-            let forward = node.op.operation().forward(&mut call, &inputs)?;
-            values[node.output.index()] = Some(forward.output);
-            for value in node.inputs.iter().flatten() {
-                uses[value.index()] -= 1;
-                if uses[value.index()] == 0 {
-                    values[value.index()] = None;
-                }
-            }
-        }
-        let take = |v: &ValueId| {
-            values[v.index()]
-                .clone()
-                .ok_or_else(|| Error::Internal(format!("{v:?} was not computed")))
-        };
-        self.outputs.iter().map(take).collect()
+        Ok(values)
     }
 
     /// How often each value is read; an output counts as read once more.
-    fn uses(&self) -> Vec<usize> {
+    pub(crate) fn uses(&self) -> Vec<usize> {
         let mut uses = vec![0; self.metas.len()];
         let read = self
             .nodes

@@ -10,7 +10,8 @@ use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 
 use crate::error::{Failure, PyRes, bad_argument, detached, interruption};
-use crate::program::{PyProgram, locked};
+use crate::plan::PyPlan;
+use crate::program::locked;
 use crate::tensor::PyTensor;
 
 /// What Python asks for; ids and counts are checked here, the rest by the engine.
@@ -80,22 +81,22 @@ pub struct PyGenerator(Arc<Generator>);
 
 #[pymethods]
 impl PyGenerator {
-    /// `encoder` is the Program of the encoder, the width of its states, and the token that starts the decoder.
+    /// `encoder` is the plan of the encoder, the width of its states, and the token that starts the decoder.
     #[new]
     #[pyo3(signature = (logits, *, vocabulary, context=None, encoder=None))]
     fn new(
-        logits: &PyProgram,
+        logits: &PyPlan,
         vocabulary: usize,
         context: Option<usize>,
-        encoder: Option<(PyRef<'_, PyProgram>, usize, u32)>,
+        encoder: Option<(PyRef<'_, PyPlan>, usize, u32)>,
     ) -> Self {
-        let encoder = encoder.map(|(program, width, start)| Encoder {
-            program: program.snapshot(),
+        let encoder = encoder.map(|(plan, width, start)| Encoder {
+            plan: plan.0.clone(),
             width,
             start,
         });
         Self(Arc::new(Generator {
-            logits: logits.snapshot(),
+            logits: logits.0.clone(),
             encoder,
             vocabulary,
             context,
@@ -151,14 +152,14 @@ pub fn sampling_distribution(
 
 /// `log p(label)` of each judged row of each window (ids, labels; a negative label is not judged).
 #[pyfunction]
-#[pyo3(signature = (program, windows, *, vocabulary, context=None))]
+#[pyo3(signature = (plan, windows, *, vocabulary, context=None))]
 pub fn score(
     py: Python<'_>,
-    program: &PyProgram,
+    plan: &PyPlan,
     windows: Vec<(Vec<i64>, Vec<i64>)>,
     vocabulary: usize,
     context: Option<usize>,
-) -> PyRes<Vec<Vec<f32>>> {
+) -> PyRes<Vec<Py<PyArray1<f32>>>> {
     let window = |(read, labels): (Vec<i64>, Vec<i64>)| {
         let read = ids("tokens", &read)?;
         check_ids("tokens", &read, vocabulary, context)?;
@@ -177,18 +178,21 @@ pub fn score(
         Ok(Window { ids: read, labels })
     };
     let windows: Vec<Window> = windows.into_iter().map(window).collect::<PyRes<_>>()?;
-    let program = program.snapshot();
-    detached(py, || {
-        lmrs_engine::score(&program, &windows, interruption())
-    })?
+    let scores = detached(py, || {
+        lmrs_engine::score::<Failure>(&plan.0, &windows, interruption())
+    })??;
+    Ok(scores
+        .into_iter()
+        .map(|found| found.into_pyarray(py).unbind())
+        .collect())
 }
 
 /// A row a text `(ids, segments)`, of length 1 if `normalize`.
 #[pyfunction]
-#[pyo3(signature = (program, texts, *, normalize, vocabulary, context=None))]
+#[pyo3(signature = (plan, texts, *, normalize, vocabulary, context=None))]
 pub fn embed(
     py: Python<'_>,
-    program: &PyProgram,
+    plan: &PyPlan,
     texts: Vec<(Vec<i64>, Vec<i32>)>,
     normalize: bool,
     vocabulary: usize,
@@ -211,8 +215,7 @@ pub fn embed(
         })
     };
     let texts: Vec<Segmented> = texts.into_iter().map(text).collect::<PyRes<_>>()?;
-    let program = program.snapshot();
     Ok(PyTensor(detached(py, || {
-        lmrs_engine::embed::<Failure>(&program, &texts, normalize, interruption())
+        lmrs_engine::embed::<Failure>(&plan.0, &texts, normalize, interruption())
     })??))
 }

@@ -6,6 +6,7 @@
 mod engine;
 mod error;
 mod machine;
+mod plan;
 mod program;
 mod tensor;
 mod tokenizer;
@@ -25,6 +26,8 @@ mod _rs {
     use crate::machine::{instruction_set, threads};
     #[pymodule_export]
     use crate::engine::{PyGenerator, PyStream, embed, sampling_distribution, score};
+    #[pymodule_export]
+    use crate::plan::PyPlan;
     #[pymodule_export]
     use crate::program::{PyProgram, PyTape, apply, op_names};
     #[pymodule_export]

@@ -10,8 +10,9 @@ use pyo3::prelude::*;
 use crate::error::{PyRes, detached};
 use crate::tensor::{PyTensor, parse_dtype};
 
+pub type Named<'py> = HashMap<String, PyRef<'py, PyTensor>>;
 type Inputs<'py> = Vec<Option<PyRef<'py, PyTensor>>>;
-type Streams = Vec<(String, Vec<usize>)>;
+pub type Streams = Vec<(String, Vec<usize>)>;
 
 fn tensors(inputs: Inputs<'_>) -> Vec<Option<Tensor>> {
     inputs.into_iter().map(|t| t.map(|t| t.0.clone())).collect()
@@ -22,6 +23,17 @@ fn ragged(streams: Streams) -> PyRes<Vec<(String, Ragged)>> {
         .into_iter()
         .map(|(name, starts)| Ok((name, Ragged::new(&starts)?)))
         .collect()
+}
+
+/// What a run is given.
+pub fn bindings(inputs: Named<'_>, streams: Streams) -> PyRes<Bindings> {
+    let inputs = inputs.into_iter();
+    Ok(Bindings {
+        inputs: inputs
+            .map(|(name, tensor)| (name, tensor.0.clone()))
+            .collect(),
+        streams: ragged(streams)?.into_iter().collect(),
+    })
 }
 
 /// The value; a panic while it was held left it as it was at some op, which is all right.
@@ -104,20 +116,8 @@ impl PyProgram {
     }
 
     /// Runs the program on named inputs and streams, with no cache.
-    fn run(
-        &self,
-        py: Python<'_>,
-        inputs: HashMap<String, PyRef<'_, PyTensor>>,
-        streams: Streams,
-    ) -> PyRes<Vec<PyTensor>> {
-        let inputs = inputs
-            .into_iter()
-            .map(|(name, tensor)| (name, tensor.0.clone()))
-            .collect();
-        let bindings = Bindings {
-            inputs,
-            streams: ragged(streams)?.into_iter().collect(),
-        };
+    fn run(&self, py: Python<'_>, inputs: Named<'_>, streams: Streams) -> PyRes<Vec<PyTensor>> {
+        let bindings = bindings(inputs, streams)?;
         let program = self.snapshot();
         Ok(detached(py, || program.run(&bindings, None))??
             .into_iter()

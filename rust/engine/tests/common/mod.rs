@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use lmrs_engine::{Detokenizer, Generator, Pieces};
 use lmrs_kernels::dropout::philox;
-use lmrs_program::{Op, Program, ValueId};
+use lmrs_program::{Op, Plan, Program, ValueId};
 use lmrs_tensor::{DType, Tensor};
 
 pub const VOCABULARY: usize = 97;
@@ -108,8 +108,8 @@ impl Writer {
     }
 }
 
-/// The Programs of logits and of log-probabilities, over the same weights.
-pub fn programs() -> (Program, Program) {
+/// The plans of logits and of log-probabilities, over the same weights.
+pub fn programs() -> (Plan, Plan) {
     let mut weights = Vec::new();
     let [logits, logprob] = [false, true].map(|scores| {
         let mut w = Writer {
@@ -138,7 +138,7 @@ pub fn programs() -> (Program, Program) {
         weights = w.weights;
         w.program
     });
-    (logits, logprob)
+    (Plan::new(logits), Plan::new(logprob))
 }
 
 /// The model, ready to write.

@@ -63,7 +63,7 @@ impl Operation for Linear {
 }
 
 /// The panels of a weight `[o, i]`, packed once.
-pub(super) fn packed<T: Real + Element>(weight: &Tensor) -> Result<Arc<Packed<T>>> {
+pub(crate) fn packed<T: Real + Element>(weight: &Tensor) -> Result<Arc<Packed<T>>> {
     let rows = view(weight)?;
     Ok(weight.derived("packed", || Packed::new(rows)))
 }

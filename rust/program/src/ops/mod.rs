@@ -43,7 +43,7 @@ macro_rules! float {
 pub(crate) use float;
 
 /// A tensor as rows: `[rows, width]`, or a vector as one row repeated to `rows`.
-fn view<T: Element>(tensor: &Tensor) -> Result<Rows<'_, T>> {
+pub(crate) fn view<T: Element>(tensor: &Tensor) -> Result<Rows<'_, T>> {
     Ok(Rows::new(tensor.values()?, tensor.rows(), tensor.width()))
 }
 

@@ -1,0 +1,178 @@
+//! Which ops of a program are computed together. Every rewrite leaves the bits of every value as they are.
+//!
+//! - Linear layers beside each other that read the same rows (q, k, v; gate, up) share one parallel region.
+//! - An activation of a linear layer, or an addition to it, happens before its result is written.
+
+use lmrs_kernels::activation::Activation as Kind;
+use lmrs_kernels::linear::{Epilogue, Onto, Product, matmuls};
+use lmrs_kernels::{Real, RowsMut};
+use lmrs_tensor::{Element, Result, Tensor};
+
+use crate::ops::{float, linear, view};
+use crate::{Node, Op, Program, ValueId};
+
+/// What one step of a plan does.
+#[derive(Clone, Debug)]
+pub(crate) enum Action {
+    /// One node, as it stands.
+    Op(Node),
+    /// Linear layers over the same rows.
+    Products { x: ValueId, parts: Vec<Part> },
+}
+
+/// One linear layer: `onto + activation(x·Wᵀ + b)`.
+#[derive(Clone, Debug)]
+pub(crate) struct Part {
+    weight: ValueId,
+    bias: Option<ValueId>,
+    activation: Option<Kind>,
+    onto: Option<ValueId>,
+    output: ValueId,
+}
+
+impl Action {
+    /// The values it reads.
+    pub(crate) fn reads(&self) -> Vec<ValueId> {
+        match self {
+            Self::Op(node) => node.inputs.iter().copied().flatten().collect(),
+            Self::Products { x, parts } => {
+                let others = parts.iter().flat_map(|p| [Some(p.weight), p.bias, p.onto]);
+                std::iter::once(*x).chain(others.flatten()).collect()
+            }
+        }
+    }
+}
+
+/// The steps of `program`, fused.
+pub(crate) fn fused(program: &Program) -> Vec<Action> {
+    let uses = program.uses();
+    let once = |value: ValueId| uses.get(value.index()) == Some(&1);
+    let mut actions: Vec<Action> = Vec::new();
+    for node in &program.nodes {
+        if absorbed(program, &mut actions, node, &once) {
+            continue;
+        }
+        let Some((x, part)) = product(node) else {
+            actions.push(Action::Op(node.clone()));
+            continue;
+        };
+        match actions.last_mut() {
+            Some(Action::Products { x: same, parts }) if *same == x => parts.push(part),
+            _ => actions.push(Action::Products {
+                x,
+                parts: vec![part],
+            }),
+        }
+    }
+    actions
+}
+
+fn product(node: &Node) -> Option<(ValueId, Part)> {
+    let (Op::Linear(_), [Some(x), Some(weight), bias @ ..]) = (&node.op, node.inputs.as_slice())
+    else {
+        return None;
+    };
+    let part = Part {
+        weight: *weight,
+        bias: bias.first().copied().flatten(),
+        activation: None,
+        onto: None,
+        output: node.output,
+    };
+    Some((*x, part))
+}
+
+/// Whether `node` became the epilogue of a linear layer in the last action, whose result nothing else reads.
+fn absorbed(
+    program: &Program,
+    actions: &mut [Action],
+    node: &Node,
+    once: &impl Fn(ValueId) -> bool,
+) -> bool {
+    let Some(Action::Products { x, parts }) = actions.last_mut() else {
+        return false;
+    };
+    // What the layers of this action write is not there yet while they are computed.
+    let written: Vec<ValueId> = parts.iter().map(|part| part.output).collect();
+    match (&node.op, node.inputs.as_slice()) {
+        (Op::Activation(activation), [Some(input)]) => {
+            let part = parts.iter_mut().find(|p| p.output == *input);
+            let Some(part) =
+                part.filter(|p| once(*input) && p.onto.is_none() && p.activation.is_none())
+            else {
+                return false;
+            };
+            part.activation = Some(activation.kind);
+            part.output = node.output;
+            true
+        }
+        (Op::Add(_), [Some(a), Some(b)]) => {
+            let same_shape = program.meta(*a).dims.len() == program.meta(*b).dims.len();
+            for (mine, other) in [(*b, *a), (*a, *b)] {
+                let part = parts.iter_mut().find(|p| p.output == mine);
+                let Some(part) = part.filter(|p| once(mine) && p.onto.is_none()) else {
+                    continue;
+                };
+                if same_shape && mine != *x && !written.contains(&other) {
+                    part.onto = Some(other);
+                    part.output = node.output;
+                    return true;
+                }
+            }
+            false
+        }
+        _ => false,
+    }
+}
+
+/// Computes the products; each value by its number.
+pub(crate) fn products(
+    x: &Tensor,
+    parts: &[Part],
+    value: impl Fn(ValueId) -> Result<Tensor>,
+) -> Result<Vec<(ValueId, Tensor)>> {
+    float!(x, T => typed::<T>(x, parts, value))
+}
+
+fn typed<T: Real + Element>(
+    x: &Tensor,
+    parts: &[Part],
+    value: impl Fn(ValueId) -> Result<Tensor>,
+) -> Result<Vec<(ValueId, Tensor)>> {
+    let operands = parts.iter().map(|part| {
+        let packed = linear::packed::<T>(&value(part.weight)?)?;
+        let bias = part.bias.map(&value).transpose()?;
+        Ok((packed, bias, part.onto.map(&value).transpose()?))
+    });
+    let operands: Vec<_> = operands.collect::<Result<_>>()?;
+    let sizes = operands
+        .iter()
+        .map(|(packed, ..)| x.rows() * packed.outputs());
+    let mut buffers: Vec<Vec<T>> = sizes.map(|size| vec![T::zeroed(); size]).collect();
+    let products = parts.iter().zip(&operands).zip(&mut buffers);
+    let products = products.map(|((part, (packed, bias, onto)), buffer)| {
+        Ok(Product {
+            x: view::<T>(x)?,
+            weight: packed,
+            out: RowsMut::new(buffer, x.rows(), packed.outputs()),
+            epilogue: Epilogue {
+                bias: bias.as_ref().map(Tensor::values).transpose()?,
+                activation: part.activation,
+                onto: onto
+                    .as_ref()
+                    .map_or(Ok(Onto::Zero), |t| view(t).map(Onto::Rows))?,
+                ..Epilogue::default()
+            },
+        })
+    });
+    matmuls(products.collect::<Result<Vec<_>>>()?);
+    let outputs = parts.iter().zip(&operands).zip(buffers);
+    outputs
+        .map(|((part, (packed, ..)), buffer)| {
+            Ok((
+                part.output,
+                Tensor::new(buffer, [x.rows(), packed.outputs()])?,
+            ))
+        })
+        .collect()
+}

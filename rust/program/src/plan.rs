@@ -1,0 +1,100 @@
+//! A Program made ready to run many times.
+
+use lmrs_tensor::{Error, Result, Tensor};
+
+use crate::fuse::{self, Action};
+use crate::op::Cache;
+use crate::{Bindings, Program, ValueId};
+
+/// The steps of a [`Program`], fused, with the place of every value's last use. It gives what the program gives, bit for bit.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    program: Program,
+    steps: Vec<Step>,
+}
+
+#[derive(Clone, Debug)]
+struct Step {
+    action: Action,
+    /// The values nothing reads after this step.
+    last: Vec<ValueId>,
+}
+
+impl Plan {
+    /// The plan of `program`.
+    pub fn new(program: Program) -> Self {
+        let mut steps: Vec<Step> = Vec::new();
+        let mut needed = vec![false; program.values()];
+        for output in &program.outputs {
+            needed[output.index()] = true;
+        }
+        for action in fuse::fused(&program).into_iter().rev() {
+            let mut last = Vec::new();
+            for value in action.reads() {
+                if !std::mem::replace(&mut needed[value.index()], true) {
+                    last.push(value);
+                }
+            }
+            steps.push(Step { action, last });
+        }
+        steps.reverse();
+        Self { program, steps }
+    }
+
+    /// The program this is a plan of.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// How many steps there are.
+    pub fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Whether there is no step.
+    pub fn is_empty(&self) -> bool {
+        self.steps.is_empty()
+    }
+
+    /// Runs the plan and returns the program's outputs.
+    ///
+    /// # Errors
+    /// As [`Program::run`].
+    pub fn run(
+        &self,
+        bindings: &Bindings,
+        mut cache: Option<&mut dyn Cache>,
+    ) -> Result<Vec<Tensor>> {
+        let mut values = self.program.bound(bindings)?;
+        for step in &self.steps {
+            match &step.action {
+                Action::Op(node) => {
+                    let cache = cache.as_mut().map(|c| &mut **c as &mut dyn Cache);
+                    let output = node.run(&values, bindings, cache)?;
+                    values[node.output.index()] = Some(output);
+                }
+                Action::Products { x, parts } => {
+                    let value = |v: ValueId| value_of(&values, v);
+                    for (at, output) in fuse::products(&value(*x)?, parts, value)? {
+                        values[at.index()] = Some(output);
+                    }
+                }
+            }
+            for value in &step.last {
+                values[value.index()] = None;
+            }
+        }
+        self.program
+            .outputs
+            .iter()
+            .map(|&v| value_of(&values, v))
+            .collect()
+    }
+}
+
+/// A value that was computed before.
+pub(crate) fn value_of(values: &[Option<Tensor>], v: ValueId) -> Result<Tensor> {
+    values[v.index()]
+        .clone()
+        .ok_or_else(|| Error::Internal(format!("{v:?} was not computed")))
+}

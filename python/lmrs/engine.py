@@ -23,7 +23,7 @@ from lmrs.models import sentence
 from lmrs.models.model import LanguageModel
 from lmrs.nn.attention import Attention
 from lmrs.ops import Pooling
-from lmrs.tokenizer import Tokenizer
+from lmrs.tokenizer import Encoding, Tokenizer
 
 Ids = Sequence[int]
 FinishReason = Literal["eos", "stop", "length"]
@@ -153,13 +153,9 @@ class Engine:
         ConfigError if the model does not predict the next token.
         """
         many = [texts] if isinstance(texts, str) else list(texts)
-        cut = []
-        for text in many:
-            if not text:
-                raise InputError("a text to score is empty")
-            tokens = self.tokenizer.encode(text, add_special_tokens=False).ids
-            options = {"context": self.config.context, "window": window, "stride": stride, "prefix": self._prefix}
-            cut.append(windows(tokens, protocol=protocol, **options))
+        options = {"context": self.config.context, "window": window, "stride": stride, "prefix": self._prefix}
+        encodings = self._encoded(many, "score", add_special_tokens=False)
+        cut = [windows(encoding.ids, protocol=protocol, **options) for encoding in encodings]
         flat = [(window.inputs, window.labels()) for part in cut for window in part]
         logprobs = iter(_rs.score(self._logprob, flat, **self._bounds))
         scores = []
@@ -196,19 +192,22 @@ class Engine:
         kind: Pooling = pooling or (said.pooling if said else "mean")
         limits = [limit for limit in (self.config.context, said and said.max_length) if limit is not None]
         most = min(limits) if limits else None
-        rows = []
-        for text in many:
-            if not text:
-                raise InputError("a text to embed is empty")
-            encoding = self.tokenizer.encode(text, max_length=most if truncate else None)
-            if most is not None and len(encoding.ids) > most:
-                raise InputError(f"a text to embed has {len(encoding.ids)} tokens, expected at most {most}, or truncate=True")
-            rows.append((encoding.ids, encoding.type_ids))
-        if not rows:
+        encodings = self._encoded(many, "embed", max_length=most if truncate else None)
+        for at, encoding in enumerate(encodings):
+            if most is not None and len(encoding) > most:
+                long = f"text {at} has {len(encoding)} tokens"
+                raise InputError(f"{long}, expected at most {most}; truncate=True cuts it")
+        if not many:
             return np.zeros((0, self.config.width), np.float32)
+        rows = [(encoding.ids, encoding.type_ids) for encoding in encodings]
         unit = bool(said and said.normalize) if normalize is None else normalize
         vectors: npt.NDArray[np.float32] = _rs.embed(self._pooled(kind), rows, normalize=unit, **self._bounds).numpy()
         return vectors[0] if isinstance(texts, str) else vectors
+
+    def _encoded(self, texts: list[str], what: str, **options: Any) -> list[Encoding]:
+        if "" in texts:
+            raise InputError(f"text {texts.index('')} to {what} is empty")
+        return self.tokenizer.encode(texts, **options)
 
     def _request(self, prompt: str | Ids, at: int, options: Options) -> dict[str, Any]:
         unknown = options.keys() - _DEFAULTS.keys()
@@ -299,12 +298,15 @@ class Engine:
 
     @cached_property
     def _eos(self) -> list[int]:
-        return self._special("eos_token_id")
+        ends = self._special("eos_token_id")
+        tokenizer = None if self._native is None else self.tokenizer
+        return ends or ([tokenizer.eos_id] if tokenizer is not None and tokenizer.eos_id is not None else [])
 
-    @cached_property
+    @property
     def _prefix(self) -> int | None:
         """The token before a text that is scored from its first token on."""
-        return next(iter(self._special("bos_token_id") or self._eos), None)
+        begin = self.tokenizer.bos_id
+        return next(iter(self._eos), None) if begin is None else begin
 
 
 def _plan(model: LanguageModel, run: Callable[..., Any], **options: int) -> _rs.Plan:

@@ -3,9 +3,11 @@
 use std::sync::{Arc, Mutex};
 
 use lmrs_engine::{
+    Detokenizer, Pieces,
     Completion, Encoder, Generation, Generator, Limits, Request, Sampling, Segmented, StopStrings,
     Window, check_ids,
 };
+use lmrs_tokenizers::{DecodeStream, Tokenizer};
 use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 
@@ -13,6 +15,7 @@ use crate::error::{Failure, PyRes, bad_argument, detached, interruption};
 use crate::plan::PyPlan;
 use crate::program::locked;
 use crate::tensor::PyTensor;
+use crate::tokenizer::PyTokenizer;
 
 /// What Python asks for; ids and counts are checked here, the rest by the engine.
 #[derive(FromPyObject)]
@@ -63,6 +66,32 @@ fn ids(what: &str, values: &[i64]) -> PyRes<Vec<u32>> {
     values.iter().enumerate().map(id).collect()
 }
 
+/// Text by the tokenizer, special tokens left out.
+struct Native(Arc<Tokenizer>);
+
+struct NativePieces {
+    stream: DecodeStream,
+    tokenizer: Arc<Tokenizer>,
+}
+
+impl Detokenizer for Native {
+    fn after(&self, prompt: &[u32]) -> Box<dyn Pieces> {
+        let stream = DecodeStream::after(&self.0, prompt, true);
+        let tokenizer = Arc::clone(&self.0);
+        Box::new(NativePieces { stream, tokenizer })
+    }
+}
+
+impl Pieces for NativePieces {
+    fn push(&mut self, id: u32) -> Option<String> {
+        self.stream.push(&self.tokenizer, id)
+    }
+
+    fn finish(&mut self) -> Option<String> {
+        self.stream.finish(&self.tokenizer)
+    }
+}
+
 type Completed = (String, Vec<u32>, Vec<f32>, &'static str);
 
 fn completed(completion: Completion) -> Completed {
@@ -83,13 +112,15 @@ pub struct PyGenerator(Arc<Generator>);
 impl PyGenerator {
     /// `encoder` is the plan of the encoder, the width of its states, and the token that starts the decoder.
     #[new]
-    #[pyo3(signature = (logits, *, vocabulary, context=None, encoder=None))]
+    #[pyo3(signature = (logits, *, tokenizer, vocabulary, context=None, encoder=None))]
     fn new(
         logits: &PyPlan,
+        tokenizer: Option<PyRef<'_, PyTokenizer>>,
         vocabulary: usize,
         context: Option<usize>,
         encoder: Option<(PyRef<'_, PyPlan>, usize, u32)>,
     ) -> Self {
+        let detokenizer = tokenizer.map(|t| Arc::new(Native(Arc::clone(&t.0))) as Arc<dyn Detokenizer>);
         let encoder = encoder.map(|(plan, width, start)| Encoder {
             plan: plan.0.clone(),
             width,
@@ -100,7 +131,7 @@ impl PyGenerator {
             encoder,
             vocabulary,
             context,
-            detokenizer: None,
+            detokenizer,
         }))
     }
 

@@ -3,8 +3,9 @@
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, final
+from typing import Any, Literal, final
 
+import numpy as np
 import numpy.typing as npt
 
 # --- machine ---
@@ -142,3 +143,51 @@ class Tokenizer:
     @property
     def special_ids(self) -> list[int]: ...
     def __len__(self) -> int: ...
+
+# --- engine ---
+
+_Completed = tuple[str, list[int], list[float], Literal["eos", "stop", "length"]]
+
+@final
+class Plan:
+    def __new__(cls, program: Program) -> Plan: ...
+    def run(self, inputs: dict[str, Tensor], streams: _Streams) -> list[Tensor]: ...
+    def __len__(self) -> int: ...
+
+@final
+class Generator:
+    def __new__(
+        cls,
+        logits: Plan,
+        *,
+        tokenizer: Tokenizer | None,
+        vocabulary: int,
+        context: int | None = None,
+        encoder: tuple[Plan, int, int] | None = None,
+    ) -> Generator: ...
+    def generate(self, requests: Sequence[Mapping[str, object]]) -> list[_Completed]: ...
+    def stream(self, request: Mapping[str, object]) -> Stream: ...
+
+@final
+class Stream:
+    def __iter__(self) -> Stream: ...
+    def __next__(self) -> tuple[str, _Completed | None]: ...
+
+def sampling_distribution(
+    logits: Sequence[float], history: Sequence[int], options: Mapping[str, object]
+) -> list[tuple[int, float]]: ...
+def score(
+    plan: Plan,
+    windows: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    vocabulary: int,
+    context: int | None = None,
+) -> list[npt.NDArray[np.float32]]: ...
+def embed(
+    plan: Plan,
+    texts: Sequence[tuple[Sequence[int], Sequence[int]]],
+    *,
+    normalize: bool,
+    vocabulary: int,
+    context: int | None = None,
+) -> Tensor: ...

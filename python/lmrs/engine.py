@@ -17,7 +17,7 @@ import numpy.typing as npt
 from lmrs import _rs, ops
 from lmrs.backend.record import record
 from lmrs.errors import ConfigError, InputError
-from lmrs.eval.protocols import Protocol, windows
+from lmrs.eval.protocols import Frame, Protocol, windows
 from lmrs.eval.scores import Score, count_words
 from lmrs.models import sentence
 from lmrs.models.model import LanguageModel
@@ -33,10 +33,10 @@ class Options(TypedDict, total=False):
     """How a completion is made. Every option has a range; a value outside it raises InputError.
 
     ``max_tokens`` (128): at most so many new tokens. ``temperature`` (0, which takes the likeliest token; to 100),
-    ``top_k`` (0: all), ``top_p`` (1), ``min_p`` (0) and ``repetition_penalty`` (1) are transformers' processors of these
-    names, in its order. ``seed`` (0): with the number of the token all that a draw depends on, so that a prompt's
-    completion does not depend on what runs beside it; a sequence gives each prompt its own. ``stop``: strings before
-    which the text ends. ``ignore_eos`` (False): whether to go on after an end-of-sequence token.
+    ``top_k`` (0: all), ``top_p`` (1), ``min_p`` (0) and ``repetition_penalty`` (1) are transformers' processors of
+    these names, in its order. ``seed`` (0): with the number of the token all that a draw depends on, so that a
+    prompt's completion does not depend on what runs beside it; a sequence gives each prompt its own. ``stop``: strings
+    before which the text ends. ``ignore_eos`` (False): whether to go on after an end-of-sequence token.
     """
 
     max_tokens: int
@@ -48,6 +48,11 @@ class Options(TypedDict, total=False):
     seed: int | Sequence[int]
     stop: str | Sequence[str]
     ignore_eos: bool
+
+
+class _Bounds(TypedDict):
+    vocabulary: int
+    context: int | None
 
 
 _DEFAULTS: Options = {
@@ -65,8 +70,11 @@ _DEFAULTS: Options = {
 
 @dataclass(frozen=True, eq=False)
 class Completion:
-    """What a model wrote: ``text``; its ``tokens``, those of an end or a stop string included; their ``logprobs``
-    (float32, nats, of the model's own distribution, before temperature and the like); and why it ended there."""
+    """What a model wrote.
+
+    ``tokens`` are all it chose, those of an end or a stop string included; ``logprobs``, float32, are in nats and of
+    the model's own distribution, before temperature and the like.
+    """
 
     text: str
     tokens: list[int]
@@ -77,12 +85,14 @@ class Completion:
 class Engine:
     """Generates, scores and embeds with ``model``.
 
-    Texts are encoded and written by ``tokenizer``, by default the one beside the model's checkpoint; without one, prompts
-    are token ids and completions have no text. Results are the same, bit for bit, for any company in a batch and any number
-    of threads. An engine may be used from several threads at once.
+    Texts are encoded and written by ``tokenizer``, by default the one beside the model's checkpoint; without one,
+    prompts are token ids and completions have no text. Results are the same, bit for bit, for any company in a batch
+    and any number of threads. An engine may be used from several threads at once.
     """
 
-    def __init__(self, model: LanguageModel, *, tokenizer: Tokenizer | None = None, dtype: Literal["f32"] = "f32") -> None:
+    def __init__(
+        self, model: LanguageModel, *, tokenizer: Tokenizer | None = None, dtype: Literal["f32"] = "f32"
+    ) -> None:
         if dtype != "f32":
             raise InputError(f"dtype is {dtype!r}, expected 'f32'")
         self.model = model
@@ -102,14 +112,14 @@ class Engine:
     @overload
     def generate(self, prompt: str | Ids, **options: Unpack[Options]) -> Completion: ...
     @overload
-    def generate(self, prompt: Sequence[str] | Sequence[Ids], **options: Unpack[Options]) -> list[Completion]: ...
+    def generate(self, prompt: list[str] | list[list[int]], **options: Unpack[Options]) -> list[Completion]: ...
     def generate(
-        self, prompt: str | Ids | Sequence[str] | Sequence[Ids], **options: Unpack[Options]
+        self, prompt: str | Ids | list[str] | list[list[int]], **options: Unpack[Options]
     ) -> Completion | list[Completion]:
         """The continuation of a prompt, a text or token ids; a list of prompts gives a list. See :class:`Options`.
 
-        An encoder-decoder answers the prompt instead. Raises InputError for an empty prompt, one longer than the context,
-        an id out of range, or an option out of range; ConfigError if the model does not generate.
+        An encoder-decoder answers the prompt instead. Raises InputError for an empty prompt, one longer than the
+        context, an id out of range, or an option out of range; ConfigError if the model does not generate.
         """
         prompts, many = _listed(prompt)
         requests = [self._request(prompt, at, options) for at, prompt in enumerate(prompts)]
@@ -117,7 +127,7 @@ class Engine:
         return completions if many else completions[0]
 
     def stream(self, prompt: str | Ids, **options: Unpack[Options]) -> Generator[str, None, Completion]:
-        """The text of :meth:`generate`, piece by piece; a piece is never part of a character. Returns the Completion."""
+        """The text of :meth:`generate`, piece by piece, never half a character. Returns the Completion."""
         for piece, whole in self._generator.stream(self._request(prompt, 0, options)):
             if piece:
                 yield piece
@@ -132,7 +142,7 @@ class Engine:
     @overload
     def score(
         self,
-        texts: Sequence[str],
+        texts: list[str],
         *,
         protocol: Protocol = "rolling",
         window: int | None = None,
@@ -140,7 +150,7 @@ class Engine:
     ) -> list[Score]: ...
     def score(
         self,
-        texts: str | Sequence[str],
+        texts: str | list[str],
         *,
         protocol: Protocol = "rolling",
         window: int | None = None,
@@ -148,20 +158,21 @@ class Engine:
     ) -> Score | list[Score]:
         """How well the model predicts a text, read in windows cut by ``protocol`` (see :mod:`lmrs.eval.protocols`).
 
-        ``window`` is the most tokens read at once (default: the context), ``stride`` that of strided protocols (default:
-        half the window). Raises InputError for an empty text, one with too few tokens, or an option out of range;
+        ``window`` is the most tokens read at once (default: the context), ``stride`` that of strided protocols
+        (default: half the window). Raises InputError for an empty text, one with too few tokens, or an option out of range;
         ConfigError if the model does not predict the next token.
         """
-        many = [texts] if isinstance(texts, str) else list(texts)
-        options = {"context": self.config.context, "window": window, "stride": stride, "prefix": self._prefix}
+        many = [texts] if isinstance(texts, str) else texts
+        frame = Frame(context=self.config.context, window=window, stride=stride, prefix=self._prefix)
         encodings = self._encoded(many, "score", add_special_tokens=False)
-        cut = [windows(encoding.ids, protocol=protocol, **options) for encoding in encodings]
+        cut = [windows(encoding.ids, protocol=protocol, frame=frame) for encoding in encodings]
         flat = [(window.inputs, window.labels()) for part in cut for window in part]
         logprobs = iter(_rs.score(self._logprob, flat, **self._bounds))
         scores = []
         for text, part in zip(many, cut, strict=True):
             found = [next(logprobs) for _ in part]
-            weighted = [f.sum(dtype=np.float64) * w.counted / len(w.targets) for f, w in zip(found, part, strict=True)]
+            sums = (logprob.sum(dtype=np.float64) for logprob in found)
+            weighted = [s * w.counted / len(w.targets) for s, w in zip(sums, part, strict=True)]
             scores.append(
                 Score.of(
                     protocol=protocol,
@@ -176,7 +187,7 @@ class Engine:
 
     def embed(
         self,
-        texts: str | Sequence[str],
+        texts: str | list[str],
         *,
         pooling: Pooling | None = None,
         normalize: bool | None = None,
@@ -187,10 +198,10 @@ class Engine:
         ``pooling`` and ``normalize`` (to length 1) are by default what the checkpoint's ``modules.json`` says, else
         ``"mean"`` and False. A text longer than the model takes raises InputError, unless ``truncate`` cuts it.
         """
-        many = [texts] if isinstance(texts, str) else list(texts)
+        many = [texts] if isinstance(texts, str) else texts
         said = self._sentence
         kind: Pooling = pooling or (said.pooling if said else "mean")
-        limits = [limit for limit in (self.config.context, said and said.max_length) if limit is not None]
+        limits = [limit for limit in (self.config.context, said.max_length if said else None) if limit is not None]
         most = min(limits) if limits else None
         encodings = self._encoded(many, "embed", max_length=most if truncate else None)
         for at, encoding in enumerate(encodings):
@@ -227,7 +238,7 @@ class Engine:
         return {"prompt": list(ids), **chosen}
 
     @property
-    def _bounds(self) -> dict[str, int | None]:
+    def _bounds(self) -> _Bounds:
         return {"vocabulary": self.config.vocabulary, "context": self.config.context}
 
     @cached_property
@@ -236,8 +247,9 @@ class Engine:
         model, encode = self.model, self._encode
         if encode is None:
             return _rs.Generator(_plan(model, model), tokenizer=self._native, **self._bounds)
-        width, start = self.config.width, model.config.start
-        encoder = (_plan(model, encode), width, start)
+        config: Any = model.config
+        width = config.width
+        encoder = (_plan(model, encode), width, config.start)
         logits = _plan(model, model, memory_width=width)
         return _rs.Generator(logits, tokenizer=self._native, encoder=encoder, **self._bounds)
 
@@ -313,7 +325,7 @@ def _plan(model: LanguageModel, run: Callable[..., Any], **options: int) -> _rs.
     return _rs.Plan(record(model, run, **options))
 
 
-def _listed(prompt: str | Ids | Sequence[str] | Sequence[Ids]) -> tuple[list[str | Ids], bool]:
+def _listed(prompt: str | Ids | list[str] | list[list[int]]) -> tuple[list[str | Ids], bool]:
     """The prompts, and whether there were several: a text or a run of ids is one."""
     if isinstance(prompt, str):
         return [prompt], False

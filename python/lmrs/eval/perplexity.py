@@ -21,8 +21,10 @@ def perplexity(
     window: int | None = None,
     stride: int | None = None,
 ) -> Score:
-    """One :class:`Score` for all ``texts`` together, each scored on its own; the options are those of
-    :meth:`lmrs.Engine.score`. Raises InputError if there is no text or one is empty."""
+    """One :class:`Score` for all ``texts`` together, each scored on its own.
+
+    The options are those of :meth:`lmrs.Engine.score`. Raises InputError if there is no text or one is empty.
+    """
     # The engine imports the protocols of this package.
     from lmrs.engine import Engine
 

@@ -1,7 +1,7 @@
 """How a text longer than a model's context is cut into windows, and which tokens of each window are scored.
 
-Perplexities of one model on one text differ by tens of percent between these protocols, so a number without its protocol
-says little. Every protocol is a pure function from the tokens of one text to windows.
+Perplexities of one model on one text differ by tens of percent between these protocols, so a number without its
+protocol says little. Every protocol is a pure function from the tokens of one text to windows.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -32,9 +32,12 @@ class Window:
 
 @dataclass(frozen=True, kw_only=True)
 class Cut:
-    """``window``: the most tokens a model reads at once; ``stride``: from the end of one window to the end of the next;
-    ``prefix``: the token before a text (its beginning-of-sequence token, else the end-of-sequence token), None if the
-    model has neither."""
+    """The numbers a protocol needs.
+
+    ``window`` is the most tokens a model reads at once, ``stride`` from the start of one window to that of the next.
+    ``prefix`` is the token before a text (its beginning-of-sequence token, else the end-of-sequence token), None if the
+    model has neither.
+    """
 
     window: int
     stride: int
@@ -43,13 +46,17 @@ class Cut:
     def before(self, protocol: Protocol) -> int:
         """The prefix. Raises InputError if there is none."""
         if self.prefix is None:
-            raise InputError(f"protocol {protocol!r} puts a token before the text, but the model names no bos or eos token")
+            raise InputError(
+                f"protocol {protocol!r} puts a token before the text, but the model names no bos or eos token"
+            )
         return self.prefix
 
 
 def rolling(tokens: Sequence[int], cut: Cut) -> list[Window]:
-    """Each token once, the first after ``prefix``, in windows that only overlap where the last one reaches back for a
-    full context: ``loglikelihood_rolling`` of lm-evaluation-harness (``get_rolling_token_windows``, context 1)."""
+    """Each token once, the first after ``prefix``; windows overlap only where the last reaches back for a full context.
+
+    This is ``loglikelihood_rolling`` of lm-evaluation-harness (``get_rolling_token_windows``, context 1).
+    """
     whole = [cut.before("rolling"), *tokens]
     windows = []
     for done in range(0, len(tokens), cut.window):
@@ -60,8 +67,10 @@ def rolling(tokens: Sequence[int], cut: Cut) -> list[Window]:
 
 
 def strided(tokens: Sequence[int], cut: Cut) -> list[Window]:
-    """Windows that start ``stride`` apart, each scoring what those before did not: a token has at least
-    ``window - stride`` tokens before it, once the text is that long. The first token is not scored."""
+    """Windows that start ``stride`` apart, each scoring what those before did not; the first token is not scored.
+
+    Once the text is that long, a scored token has at least ``window - stride`` tokens before it.
+    """
     parts = [(tokens[start : end - 1], tokens[max(done, start + 1) : end]) for start, end, done in _steps(tokens, cut)]
     return [Window(inputs, targets, len(targets)) for inputs, targets in parts if targets]
 
@@ -95,21 +104,28 @@ def bos_each_window(tokens: Sequence[int], cut: Cut) -> list[Window]:
 
 
 def strided_hf(tokens: Sequence[int], cut: Cut) -> list[Window]:
-    """``strided`` as transformers' documentation computes it ("Perplexity of fixed-length models"), to compare with
-    numbers found so: every window's mean is weighted by one token less than it is the mean of, the first one's excepted."""
+    """``strided`` as transformers' documentation computes it ("Perplexity of fixed-length models").
+
+    To compare with numbers found so: every window's mean, but for the first, is weighted by one token less than it is
+    the mean of.
+    """
     counts = [end - done - 1 for _, end, done in _steps(tokens, cut)]
     scored = zip(strided(tokens, cut), counts, strict=False)
     return [Window(window.inputs, window.targets, count) for window, count in scored if count]
 
 
 def llama_cpp(tokens: Sequence[int], cut: Cut) -> list[Window]:
-    """Whole windows beside each other, the rest dropped; the first token of each gives way to ``prefix``, and only the
-    second half is scored (``llama-perplexity`` without ``--ppl-stride``)."""
+    """Whole windows beside each other, the rest dropped, and only the second half of each scored.
+
+    The first token of each gives way to ``prefix``. This is ``llama-perplexity`` without ``--ppl-stride``.
+    """
     before = cut.before("llama_cpp")
     whole = [before, *tokens]
     first = cut.window // 2 + 1
     if len(whole) < 2 * cut.window:
-        raise InputError(f"protocol 'llama_cpp' needs {2 * cut.window - 1} tokens for windows of {cut.window}, got {len(tokens)}")
+        raise InputError(
+            f"protocol 'llama_cpp' needs {2 * cut.window - 1} tokens for windows of {cut.window}, got {len(tokens)}"
+        )
     windows = []
     for start in range(0, len(whole) - cut.window + 1, cut.window):
         part = [before, *whole[start + 1 : start + cut.window]]
@@ -127,29 +143,31 @@ PROTOCOLS: dict[Protocol, Callable[[Sequence[int], Cut], list[Window]]] = {
 }
 
 
-def windows(
-    tokens: Sequence[int],
-    *,
-    protocol: Protocol,
-    context: int | None,
-    window: int | None,
-    stride: int | None,
-    prefix: int | None,
-) -> list[Window]:
-    """The windows of ``protocol``; ``window`` is by default ``context``, ``stride`` half of ``window``.
+@dataclass(frozen=True, kw_only=True)
+class Frame:
+    """What a model and a caller allow: ``window`` is by default ``context``, ``stride`` half of ``window``."""
+
+    context: int | None
+    window: int | None = None
+    stride: int | None = None
+    prefix: int | None = None
+
+
+def windows(tokens: Sequence[int], *, protocol: Protocol, frame: Frame) -> list[Window]:
+    """The windows of ``protocol``.
 
     Raises InputError for an unknown protocol, a window or stride out of range, or tokens too few to score one.
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"protocol is {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
-    most = len(tokens) + 1 if context is None else context
-    window = most if window is None else window
+    most = max(len(tokens) + 1, frame.window or 1) if frame.context is None else frame.context
+    window = most if frame.window is None else frame.window
     if not 1 <= window <= most:
         raise InputError(f"window is {window}, expected 1 to {most}")
-    stride = max(window // 2, 1) if stride is None else stride
+    stride = max(window // 2, 1) if frame.stride is None else frame.stride
     if not 1 <= stride <= window:
         raise InputError(f"stride is {stride}, expected 1 to the window, {window}")
-    found = PROTOCOLS[protocol](tokens, Cut(window=window, stride=stride, prefix=prefix))
+    found = PROTOCOLS[protocol](tokens, Cut(window=window, stride=stride, prefix=frame.prefix))
     if not found:
         raise InputError(f"a text of {len(tokens)} tokens has none that protocol {protocol!r} scores")
     return found

@@ -15,8 +15,8 @@ from lmrs.eval.protocols import Protocol
 class Score:
     """How well a model predicted a text, or several: ``sum_logprob`` in nats over ``tokens`` scored tokens.
 
-    ``perplexity`` is ``exp(-sum_logprob / tokens)``, ``word_perplexity`` and ``byte_perplexity`` the same by word and byte,
-    ``bits_per_byte`` is ``-sum_logprob / (bytes·ln 2)``. ``words`` are counted as lm-evaluation-harness does
+    ``perplexity`` is ``exp(-sum_logprob / tokens)``, ``word_perplexity`` and ``byte_perplexity`` the same by word and
+    byte, ``bits_per_byte`` is ``-sum_logprob / (bytes·ln 2)``. ``words`` are counted as lm-evaluation-harness does
     (:func:`count_words`), ``bytes`` are those of UTF-8. ``token_logprobs [n]``, float32, come in the order of the text.
     Only numbers of one ``protocol`` compare.
     """
@@ -39,7 +39,7 @@ class Score:
         protocol: Protocol,
         tokens: int,
         words: int,
-        bytes: int,  # noqa: A002 - the name of the field
+        bytes: int,
         sum_logprob: float,
         token_logprobs: npt.NDArray[np.float32],
     ) -> "Score":
@@ -63,7 +63,7 @@ def _exp(x: float) -> float:
 
 
 def count_words(text: str) -> int:
-    """``len(re.split(r"\\s+", text))``: an empty string at either end counts, as it does in lm-evaluation-harness."""
+    """Runs between white space, an empty one at either end included, as lm-evaluation-harness counts."""
     return len(re.split(r"\s+", text))
 
 

@@ -1,11 +1,12 @@
 """What every family's model offers to training, evaluation and the engine."""
 
 from collections.abc import Mapping
-from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 from lmrs import ops
 from lmrs.batch import Batch
+from lmrs.models.family import family
 from lmrs.models.source import Sources
 from lmrs.nn.layers import Head
 from lmrs.nn.module import Module
@@ -31,13 +32,18 @@ class Config(Protocol):
 class LanguageModel(Module):
     """A model whose ``head`` turns ``hidden`` states into logits.
 
-    ``config`` is the family's Config; ``metadata`` are all fields of the config.json it was loaded from (ids of special
-    tokens among them), written back when the model is saved.
+    ``config`` is the family's Config. ``metadata`` are all fields of the config.json it was loaded from (ids of special
+    tokens among them), written back when the model is saved. ``source`` is the path it was loaded from, if it was.
     """
 
     config: Config
     metadata: Mapping[str, Any]
     head: Head
+    source: Path | None = None
+
+    def sources(self) -> Sources:
+        """Where each parameter is in a checkpoint of this family, under the names transformers writes today."""
+        return family(self.config.family).weights(self.config)
 
     def hidden(self, batch: Batch) -> Value:
         """What goes into the head, ``[T, width]``."""
@@ -51,9 +57,3 @@ class LanguageModel(Module):
         """The logits ``[N, V]`` of the rows ``batch.select``, of all rows if it is None."""
         hidden = self.hidden(batch)
         return self.head(hidden if batch.select is None else ops.rows(hidden, batch.select))
-
-    def sources(self) -> Sources:
-        """Where each parameter is in a checkpoint as transformers writes it."""
-        family = import_module(f"lmrs.models.{self.config.family}")
-        sources: Sources = family.weights(self.config)
-        return sources

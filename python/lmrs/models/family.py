@@ -1,0 +1,32 @@
+"""The list of families, and what a family page defines."""
+
+from collections.abc import Collection, Mapping
+from importlib import import_module
+from typing import Any, Protocol
+
+from lmrs.errors import ConfigError
+from lmrs.models.source import Sources
+
+FAMILIES = ("bert", "gpt2", "llama", "mistral", "qwen2", "qwen3", "t5")
+"""The values of ``model_type`` that can be loaded; each is a module beside this one."""
+
+
+class Family(Protocol):
+    """A family page: ``Config``, ``Model``, the tensors to ignore, those that repeat others, and where weights are."""
+
+    Config: Any
+    Model: Any
+    IGNORED: Any
+
+    def weights(self, config: Any, names: Collection[str] = ()) -> Sources:
+        """Where each parameter is in a checkpoint."""
+
+    def copies(self, fields: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
+        """Tensors that a file may repeat: each with the one it repeats."""
+
+
+def family(model_type: object) -> Family:
+    """The page of ``model_type``. Raises ConfigError if there is none."""
+    if model_type not in FAMILIES:
+        raise ConfigError(f"model_type is {model_type!r}, expected one of {', '.join(FAMILIES)}")
+    return import_module(f"lmrs.models.{model_type}")

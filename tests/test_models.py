@@ -11,6 +11,8 @@ import numpy.typing as npt
 import pytest
 import safetensors.numpy
 import transformers
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lmrs import models, ops
 from lmrs.backend import native, record
@@ -18,7 +20,7 @@ from lmrs.backend import torch as torch_backend
 from lmrs.batch import Backend, Batch, Ragged
 from lmrs.errors import ConfigError, InputError
 from lmrs.models import LanguageModel, sentence
-from lmrs.models.source import by_tensor
+from lmrs.models.source import Source, by_tensor, stored_shape, written
 
 Array = npt.NDArray[Any]
 ROOT = Path(__file__).parent.parent
@@ -192,10 +194,12 @@ def test_initialise_is_a_function_of_seed_and_path() -> None:
 
 REAL = ["gpt-nano-sort", "glassllm-en", "stories260k", "rxnfp-bert-mlm-fp16"]
 REAL += [f"synthetic/{name}" for name in ("gpt2-tiny", "bert-tiny-mlm", "t5-v1.0-tiny", "t5-v1.1-tiny")]
+LIVE = [FIXTURES / name for name in ALL] + [SHARED / name for name in REAL if (SHARED / name).is_dir()]
 
 
-@pytest.mark.parametrize("path", [SHARED / name for name in REAL if (SHARED / name).is_dir()], ids=lambda p: p.name)
-def test_real_checkpoint(path: Path) -> None:
+@pytest.mark.parametrize("path", LIVE, ids=lambda path: path.name)
+def test_beside_transformers(path: Path) -> None:
+    """The transformers that is installed, on the fixtures and on whatever real checkpoints are at hand."""
     model = models.load(path)
     random, most = np.random.default_rng(0), model.config.context or 40
     texts = [random.integers(0, model.config.vocabulary, n).tolist() for n in (min(most, 40), 1, 7)]
@@ -331,6 +335,23 @@ def test_sources_cover_the_model_once(name: str) -> None:
         rows = sorted(source.rows for source in parts.values() if source.rows)
         assert len(rows) == len(parts) if len(parts) > 1 else not rows, tensor
         assert all(before[1] == after[0] for before, after in zip(rows, rows[1:], strict=False))
+
+
+@given(st.data())
+def test_sources_read_backwards(data: st.DataObject) -> None:
+    """Parts cut from one stored tensor, put together again, are that tensor."""
+    stored = np.arange(60, dtype=np.float32).reshape(*data.draw(st.sampled_from([(12, 5), (60,), (6, 10)])))
+    transposed = stored.ndim == 2 and data.draw(st.booleans())
+    rows = stored.T.shape[0] if transposed else stored.shape[0]
+    cuts = [0, *sorted(data.draw(st.sets(st.integers(1, rows - 1), max_size=3))), rows]
+    spans = list(zip(cuts[:-1], cuts[1:], strict=True))
+    parts = {f"part{n}": Source("stored", transposed, span) for n, span in enumerate(spans)}
+    if len(parts) == 1 and data.draw(st.booleans()):
+        parts = {"part0": Source("stored", transposed)}
+    values = {path: source.read(stored) for path, source in parts.items()}
+    assert stored_shape({path: value.shape for path, value in values.items()}, parts) == stored.shape
+    shuffled = dict(data.draw(st.permutations(list(parts.items()))))
+    assert np.array_equal(written(values, shuffled), stored)
 
 
 @pytest.mark.parametrize(

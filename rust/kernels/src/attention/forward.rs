@@ -72,8 +72,8 @@ pub fn forward<F: Real>(
     };
     let tiles = tiles(spec, q, sequences, prefix.as_ref(), biases.as_ref());
     let spans: usize = tiles.iter().map(|tile| tile.spans().len()).sum();
-    let threads = team::threads();
-    if threads > 1 && tiles.len() < 4 * threads && spans > tiles.len() {
+    let decoding = tiles.len() == sequences.len() * spec.kv_heads;
+    if spans > tiles.len() && (decoding || tiles.len() < 4 * team::threads()) {
         split(&tiles, target);
     } else {
         whole(&tiles, target);
@@ -168,6 +168,8 @@ fn whole<F: Real>(tiles: &[Tile<F>], target: Target<F>) {
 }
 
 /// Every span of every tile by one thread, then the merging: for few queries and many keys.
+///
+/// All heads of a span come before the next span, so that a block of keys is read from end to end.
 fn split<F: Real>(tiles: &[Tile<F>], target: Target<F>) {
     let level = simd::current();
     let size = |tile: &Tile<F>| Partial::<F>::size(tile.rows(), tile.spec.head_dim);
@@ -177,14 +179,16 @@ fn split<F: Real>(tiles: &[Tile<F>], target: Target<F>) {
         .sum();
     let mut memory = Buffer::zeroed(total);
     let mut rest: &mut [F] = &mut memory;
-    let mut jobs = Vec::new();
+    let (mut jobs, mut parts) = (Vec::new(), Vec::new());
     for &tile in tiles {
         for span in tile.spans() {
             let (to, left) = Partial::take(rest, tile.rows(), tile.spec.head_dim);
             rest = left;
             jobs.push((tile, span, to));
+            parts.push(to);
         }
     }
+    jobs.sort_by_key(|(tile, span, _)| (tile.row, *span, tile.kv));
     parallel(tiles, jobs.len(), |index| {
         let (tile, span, to) = jobs[index];
         with_scratch(tile.scratch(), |scratch| {
@@ -201,7 +205,7 @@ fn split<F: Real>(tiles: &[Tile<F>], target: Target<F>) {
             );
         });
     });
-    let mut parts = jobs.iter().map(|job| job.2);
+    let mut parts = parts.into_iter();
     for &tile in tiles {
         let (rows, dim) = (tile.rows(), tile.spec.head_dim);
         with_scratch(size(&tile), |scratch| {

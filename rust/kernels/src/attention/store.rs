@@ -12,8 +12,9 @@ const MARGIN: usize = 16;
 
 /// Keys and values of one sequence, appended to as it grows.
 ///
-/// They lie in blocks of 64: keys transposed, `[kv_heads][head_dim][64]`, so that scores of neighbouring keys are neighbouring
-/// lanes; values as `[kv_heads][64][head_dim]`. A clone shares the blocks, and copies one only to append to it.
+/// They lie in blocks of 64. In a block each head has its keys transposed, `[head_dim][64]`, so that scores of neighbouring keys
+/// are neighbouring lanes, then its values, `[64][head_dim]`: a decoding step reads a block from end to end. A clone shares the
+/// blocks, and copies one only to append to it.
 #[derive(Clone, Debug)]
 pub struct KvStore<F> {
     kv_heads: usize,
@@ -26,8 +27,7 @@ pub struct KvStore<F> {
 #[derive(Debug)]
 struct Block<F> {
     room: usize,
-    keys: Buffer<F>,
-    values: Buffer<F>,
+    data: Buffer<F>,
 }
 
 /// A block as one head sees it.
@@ -45,45 +45,44 @@ impl<F: Real> Clone for Block<F> {
     fn clone(&self) -> Self {
         Self {
             room: self.room,
-            keys: self.keys.clone(),
-            values: self.values.clone(),
+            data: self.data.clone(),
         }
     }
 }
 
 impl<F: Real> Block<F> {
     fn new(room: usize, kv_heads: usize, head_dim: usize) -> Self {
-        let size = kv_heads * head_dim * room;
         Self {
             room,
-            keys: Buffer::zeroed(size),
-            values: Buffer::zeroed(size + MARGIN),
+            data: Buffer::zeroed(2 * kv_heads * head_dim * room + MARGIN),
         }
     }
 
-    /// Writes rows of keys and values at `at`; both are of one head.
-    fn write(&mut self, head: usize, head_dim: usize, at: usize, keys: Rows<F>, values: Rows<F>) {
-        let start = head * head_dim * self.room;
+    /// Writes rows of keys and values of one head at `at`.
+    fn write(&mut self, head: usize, at: usize, keys: Rows<F>, values: Rows<F>) {
+        let (room, dim) = (self.room, keys.width());
+        let data = &mut self.data[2 * head * dim * room..];
+        let (to_keys, to_values) = data.split_at_mut(dim * room);
         for row in 0..keys.rows() {
-            let to = self.keys[start + at + row..].iter_mut();
-            let to = to.step_by(self.room);
-            to.zip(keys.row(row)).for_each(|(to, &k)| *to = k);
-            let to = start + (at + row) * head_dim;
-            self.values[to..to + head_dim].copy_from_slice(values.row(row));
+            let column = to_keys[at + row..].iter_mut().step_by(room);
+            column.zip(keys.row(row)).for_each(|(to, &k)| *to = k);
+            to_values[(at + row) * dim..][..dim].copy_from_slice(values.row(row));
         }
     }
 
     /// The same keys and values with room for more.
     fn grown(&self, room: usize, kv_heads: usize, head_dim: usize) -> Self {
         let mut block = Self::new(room, kv_heads, head_dim);
-        let rows = self.keys.chunks_exact(self.room);
-        for (to, from) in block.keys.chunks_exact_mut(room).zip(rows) {
-            to[..self.room].copy_from_slice(from);
-        }
-        let heads = self.values.chunks_exact(self.room * head_dim);
-        let to = block.values.chunks_exact_mut(room * head_dim);
-        for (to, from) in to.zip(heads.take(kv_heads)) {
-            to[..from.len()].copy_from_slice(from);
+        let heads = block.data.chunks_exact_mut(2 * head_dim * room);
+        let old = self.data.chunks_exact(2 * head_dim * self.room);
+        for (to, from) in heads.zip(old).take(kv_heads) {
+            let (to_keys, to_values) = to.split_at_mut(head_dim * room);
+            let (keys, values) = from.split_at(head_dim * self.room);
+            let rows = to_keys.chunks_exact_mut(room);
+            for (to, from) in rows.zip(keys.chunks_exact(self.room)) {
+                to[..self.room].copy_from_slice(from);
+            }
+            to_values[..values.len()].copy_from_slice(values);
         }
         block
     }
@@ -124,7 +123,7 @@ impl<F: Real> KvStore<F> {
             for head in 0..width / dim {
                 let columns = head * dim..(head + 1) * dim;
                 let (keys, values) = (keys.columns(columns.clone()), values.columns(columns));
-                block.write(head, dim, at, keys, values);
+                block.write(head, at, keys, values);
             }
             self.len += take;
             done += take;
@@ -169,18 +168,19 @@ impl<F: Real> KvStore<F> {
 
     /// Memory held; blocks shared with a clone count for both.
     pub fn bytes(&self) -> usize {
-        let block = |b: &Arc<Block<F>>| size_of_val::<[F]>(&b.keys) + size_of_val::<[F]>(&b.values);
-        self.blocks.iter().map(block).sum()
+        let bytes = |block: &Arc<Block<F>>| size_of_val::<[F]>(&block.data);
+        self.blocks.iter().map(bytes).sum()
     }
 
     /// Block `index` as head `head` sees it.
     pub(super) fn block(&self, index: usize, head: usize) -> HeadBlock<F> {
         let block = &self.blocks[index];
-        let start = head * self.head_dim * block.room;
+        let size = self.head_dim * block.room;
+        let (keys, values) = block.data[2 * head * size..].split_at(size);
         HeadBlock {
-            keys: block.keys[start..].as_ptr(),
+            keys: keys.as_ptr(),
             room: block.room,
-            values: block.values[start..].as_ptr(),
+            values: values.as_ptr(),
         }
     }
 }

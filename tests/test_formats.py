@@ -154,6 +154,9 @@ def test_missing_files(tmp_path: Path) -> None:
     write_safetensors(tmp_path / "model.safetensors", {})
     with pytest.raises(MissingFileError, match=r"config\.json"):
         open_checkpoint(tmp_path)
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(FileError, match=r"config\.json"):
+        open_checkpoint(tmp_path)
 
 
 @pytest.mark.parametrize("shard", ["../model.safetensors", "/etc/passwd", "sub/model.safetensors", "m.bin", ".."])

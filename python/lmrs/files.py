@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
-from lmrs.errors import InputError
+from lmrs.errors import FileError, FormatError, InputError, MissingFileError
 
 
 @contextmanager
@@ -60,3 +60,18 @@ def _umask() -> int:
 def write_json(path: Path, fields: dict[str, Any]) -> None:
     """Write ``fields``, sorted."""
     path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object in the file at ``path``. Raises MissingFileError, FileError, FormatError."""
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise MissingFileError(f"{path}: no such file") from None
+    except OSError as error:
+        raise FileError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise FormatError(f"{path}: is {type(value).__name__}, expected a JSON object")
+    return value

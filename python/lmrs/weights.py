@@ -4,7 +4,6 @@ A checkpoint is a directory with ``config.json`` and safetensors (one file, or s
 which carries its config. Files are mapped and tensors read one by one. Pickles are refused: reading one can run code.
 """
 
-import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +11,8 @@ from types import MappingProxyType
 from typing import Any
 
 from lmrs import _rs
-from lmrs.errors import ConfigError, FormatError, InputError, MissingFileError
+from lmrs.errors import ConfigError, InputError
+from lmrs.files import read_json
 from lmrs.gguf import Translation, translate
 
 _NO_METADATA: Mapping[str, str] = MappingProxyType({})
@@ -112,19 +112,6 @@ def write_safetensors(
     name. Tensors may come from the file that is replaced. Raises FileError if it cannot be written.
     """
     _rs.save_safetensors(path, dict(tensors), dict(metadata))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in the file at ``path``. Raises MissingFileError, FormatError."""
-    try:
-        value = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise MissingFileError(f"{path}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{path}: not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise FormatError(f"{path}: is {type(value).__name__}, expected a JSON object")
-    return value
 
 
 def _beside(path: Path) -> Path:

@@ -7,9 +7,9 @@ from lmrs.backend import native
 from lmrs.delta import peft
 from lmrs.delta.tree import M, fingerprint, stripped
 from lmrs.errors import ConfigError, FormatError
-from lmrs.files import replaced_directory, write_json
+from lmrs.files import read_json, replaced_directory, write_json
 from lmrs.nn.module import Module
-from lmrs.weights import read_json, read_safetensors, write_safetensors
+from lmrs.weights import read_safetensors, write_safetensors
 
 _CONFIG, _WEIGHTS, _ORIGIN = "adapter_config.json", "adapter_model.safetensors", "lmrs.json"
 _FORMAT = "lmrs delta 1"

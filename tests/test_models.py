@@ -326,6 +326,20 @@ def test_only_plain_native_models_are_saved(tmp_path: Path) -> None:
     assert not any(tmp_path.iterdir())
 
 
+def test_saving_over_what_was_loaded(tmp_path: Path) -> None:
+    """Weights may be mapped from the very file that is replaced; a directory with anything else in it is left alone."""
+    models.save(models.load(FIXTURES / "llama"), tmp_path / "a")
+    model = models.load(tmp_path / "a")
+    models.save(model, tmp_path / "a")
+    expected = run(models.load(FIXTURES / "llama"), TEXTS)
+    assert np.array_equal(run(model, TEXTS), expected)
+    assert np.array_equal(run(models.load(tmp_path / "a"), TEXTS), expected)
+    (tmp_path / "a" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"holds notes\.txt"):
+        models.save(model, tmp_path / "a")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["config.json", "model.safetensors", "notes.txt"]
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_sources_cover_the_model_once(name: str) -> None:
     model = models.load(FIXTURES / name)

@@ -1,6 +1,5 @@
 """From a checkpoint to a model and back, for every family; a family page only says where its numbers are."""
 
-import json
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Literal
 
 from lmrs.backend import native
 from lmrs.errors import ConfigError, InputError
+from lmrs.files import replaced_directory, write_json
 from lmrs.initialise import place_constants
 from lmrs.models.family import family
 from lmrs.models.model import Config, LanguageModel
@@ -54,10 +54,10 @@ def inspect(path: str | os.PathLike[str]) -> tuple[LanguageModel, Checkpoint, li
 
 
 def save(model: LanguageModel, path: str | os.PathLike[str]) -> None:
-    """Write ``model`` as a directory that transformers reads: ``model.safetensors`` and, last, ``config.json``.
+    """Write ``model`` as a directory that transformers reads, ``config.json`` and ``model.safetensors``, whole or not.
 
     Raises ConfigError if the model carries deltas, which are merged or saved on their own, and InputError if a
-    parameter is not native (see :func:`lmrs.backend.torch.fetch`).
+    parameter is not native (see :func:`lmrs.backend.torch.fetch`) or the directory holds other files.
     """
     parameters = model.named_parameters()
     sources = model.sources()
@@ -72,14 +72,11 @@ def save(model: LanguageModel, path: str | os.PathLike[str]) -> None:
         else:
             whole = written({part: tensor.numpy() for part, tensor in data.items()}, parts)
             tensors[name] = native.array(whole).tensor
-    directory = Path(path)
-    directory.mkdir(parents=True, exist_ok=True)
-    write_safetensors(directory / "model.safetensors", tensors, metadata={"format": "pt"})
     kept = {name: value for name, value in model.metadata.items() if name not in _REPLACED}
     config = kept | model.config.to_dict() | {"dtype": next(iter(tensors.values())).dtype}
-    replacement = directory / "config.json.new"
-    replacement.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    replacement.replace(directory / "config.json")
+    with replaced_directory(Path(path), names=("config.json", "model.safetensors")) as directory:
+        write_safetensors(directory / "model.safetensors", tensors, metadata={"format": "pt"})
+        write_json(directory / "config.json", config)
 
 
 def _plan(checkpoint: Checkpoint) -> tuple[LanguageModel, Sources, list[str]]:

@@ -53,7 +53,7 @@ class LanguageModel(Module):
         """What embeddings are pooled from, ``[T, width]``."""
         return self.hidden(batch)
 
-    def forward(self, batch: Batch) -> Value:
-        """The logits ``[N, V]`` of the rows ``batch.select``, of all rows if it is None."""
-        hidden = self.hidden(batch)
+    def forward(self, batch: Batch, *memory: Any) -> Value:
+        """The logits ``[N, V]`` of the rows ``batch.select``, of all rows if it is None; arguments as for hidden."""
+        hidden = self.hidden(batch, *memory)
         return self.head(hidden if batch.select is None else ops.rows(hidden, batch.select))

@@ -188,11 +188,6 @@ class Model(LanguageModel):
         x = self.decoder(self.embed(batch.ids), batch.seqs, memory, memory_seqs)
         return ops.scale(x, by=self.config.width**-0.5) if self.config.scaled else x
 
-    def forward(self, batch: Batch, memory: Value, memory_seqs: Ragged) -> Value:  # type: ignore[override]
-        """The logits ``[N, V]`` of the rows ``batch.select``, of all rows if it is None."""
-        hidden = self.hidden(batch, memory, memory_seqs)
-        return self.head(hidden if batch.select is None else ops.rows(hidden, batch.select))
-
 
 def copies(_fields: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:
     """Tensors that a file may repeat: each with the one it repeats."""

@@ -9,6 +9,7 @@
 //! when they disagree, so callers check what comes from outside first.
 
 pub mod activation;
+pub mod adamw;
 pub mod attention;
 pub mod dropout;
 pub mod elementwise;
@@ -20,6 +21,7 @@ pub mod norm;
 pub mod pool;
 pub mod rope;
 pub mod simd;
+pub mod softmax;
 pub mod team;
 pub mod view;
 

@@ -1,13 +1,15 @@
 //! Log-probabilities without logits: head, log-sum-exp and cross-entropy fused.
 //!
-//! Logits exist only for a few rows at a time, so memory does not know how many tokens there are.
+//! Scoring folds the head's product tile by tile, so its memory does not know the vocabulary; training holds the logits of a
+//! few rows at a time, from which it takes loss and gradients at once. Both give the same bits for the same row.
 #![forbid(unsafe_code)]
 
-use lmrs_kernels::linear::{Epilogue, Packed, gradient_weight, matmul};
-use lmrs_kernels::{Real, Rows, RowsMut};
+use lmrs_kernels::linear::{Epilogue, Packed, fold, gradient_weight_add, matmul};
+use lmrs_kernels::softmax::{CHUNK, ExpSum, exp_scaled, log_sum_exp};
+use lmrs_kernels::{Real, Rows, RowsMut, elementwise, team};
 
-/// Rows whose logits are held at once.
-const CHUNK: usize = 32;
+/// Bytes of logits held at once in training.
+const LOGITS: usize = 16 << 20;
 
 /// A head `x·Wᵀ + b`, `[vocabulary, d]`.
 #[derive(Clone, Copy)]
@@ -16,124 +18,6 @@ pub struct Head<'a, F> {
     pub weight: &'a Packed<F>,
     /// `[vocabulary]`.
     pub bias: Option<&'a [F]>,
-}
-
-impl<F: Real> Head<'_, F> {
-    /// Calls `each(first row, logits)` for chunks of rows in order. The logits may be overwritten.
-    fn chunks(&self, x: Rows<F>, mut each: impl FnMut(usize, RowsMut<F>)) {
-        let vocabulary = self.weight.outputs();
-        let mut logits = vec![F::ZERO; CHUNK.min(x.rows()) * vocabulary];
-        let epilogue = Epilogue {
-            bias: self.bias,
-            ..Epilogue::default()
-        };
-        for first in (0..x.rows()).step_by(CHUNK) {
-            let rows = CHUNK.min(x.rows() - first);
-            let mut chunk = RowsMut::new(&mut logits[..rows * vocabulary], rows, vocabulary);
-            matmul(
-                x.slice(first..first + rows),
-                self.weight,
-                chunk.reborrow(),
-                &epilogue,
-            );
-            each(first, chunk);
-        }
-    }
-
-    /// `log softmax(x·Wᵀ + b)[label]` of each row; 0 where the label is negative.
-    ///
-    /// # Panics
-    /// If the shapes disagree or a label is not in the vocabulary.
-    pub fn token_logprob(&self, x: Rows<F>, labels: &[i32], out: &mut [F]) {
-        self.chunks(x, |first, logits| {
-            for row in 0..logits.rows() {
-                let label = labels[first + row];
-                let row_logits = logits.row(row);
-                out[first + row] = if label < 0 {
-                    F::ZERO
-                } else {
-                    token_logprob(row_logits, label as usize)
-                };
-            }
-        });
-    }
-
-    /// [`Self::token_logprob`] and, from the same logits, the gradients of `Σ_t -scale[t]·logprob[t]`.
-    ///
-    /// `transposed` is the weight packed the other way, for `dx`. One product makes the logits and one (two with `dw`)
-    /// takes them back, so a training step never computes them twice.
-    ///
-    /// # Panics
-    /// If the shapes disagree or a label is not in the vocabulary.
-    pub fn nll_gradients(
-        &self,
-        transposed: &Packed<F>,
-        x: Rows<F>,
-        labels: &[i32],
-        scale: &[F],
-        out: &mut [F],
-        grads: &mut Gradients<F>,
-    ) {
-        if let Some(dbias) = grads.bias.as_deref_mut() {
-            dbias.fill(F::ZERO);
-        }
-        let mut partial = grads
-            .weight
-            .as_ref()
-            .map(|w| vec![F::ZERO; w.rows() * w.width()]);
-        if let Some(dw) = &mut grads.weight {
-            (0..dw.rows()).for_each(|i| dw.row_mut(i).fill(F::ZERO));
-        }
-        self.chunks(x, |first, mut logits| {
-            let rows = logits.rows();
-            for row in 0..rows {
-                let label = labels[first + row];
-                let row_logits = logits.row_mut(row);
-                if label < 0 {
-                    row_logits.fill(F::ZERO);
-                    out[first + row] = F::ZERO;
-                    continue;
-                }
-                let (lse, scale) = (log_sum_exp(row_logits), scale[first + row]);
-                out[first + row] = row_logits[label as usize] - lse;
-                row_logits
-                    .iter_mut()
-                    .for_each(|l| *l = (*l - lse).exp() * scale);
-                row_logits[label as usize] = row_logits[label as usize] - scale;
-            }
-            let dlogits = logits.as_rows();
-            if let Some(dx) = &mut grads.x {
-                matmul(
-                    dlogits,
-                    transposed,
-                    dx.reborrow().slice(first..first + rows),
-                    &Epilogue::default(),
-                );
-            }
-            if let (Some(dw), Some(partial)) = (&mut grads.weight, &mut partial) {
-                let (outputs, inputs) = (dw.rows(), dw.width());
-                gradient_weight(
-                    dlogits,
-                    x.slice(first..first + rows),
-                    RowsMut::new(partial, outputs, inputs),
-                );
-                for o in 0..outputs {
-                    dw.row_mut(o)
-                        .iter_mut()
-                        .zip(&partial[o * inputs..])
-                        .for_each(|(d, &p)| *d += p);
-                }
-            }
-            if let Some(dbias) = grads.bias.as_deref_mut() {
-                for row in 0..rows {
-                    dbias
-                        .iter_mut()
-                        .zip(dlogits.row(row))
-                        .for_each(|(d, &g)| *d += g);
-                }
-            }
-        });
-    }
 }
 
 /// Where the gradients of the cross-entropy go; those that are asked for.
@@ -146,19 +30,164 @@ pub struct Gradients<'a, F> {
     pub bias: Option<&'a mut [F]>,
 }
 
-/// `log softmax(logits)[label]`: what [`Head::token_logprob`] gives for a row with these logits, to the bit.
-///
-/// # Panics
-/// If there is no such label.
-pub fn token_logprob<F: Real>(logits: &[F], label: usize) -> F {
-    logits[label] - log_sum_exp(logits)
+/// What is known of one row after some of the vocabulary.
+#[derive(Clone, Copy)]
+struct Seen<F> {
+    sum: ExpSum<F>,
+    target: F,
 }
 
-/// `log Σ exp`, shifted by the largest.
-fn log_sum_exp<F: Real>(logits: &[F]) -> F {
-    let max = logits.iter().fold(F::NEG_INFINITY, |m, &l| m.larger(l));
-    max + logits
-        .iter()
-        .fold(F::ZERO, |sum, &l| sum + (l - max).exp())
-        .ln()
+impl<F: Real> Head<'_, F> {
+    /// `log softmax(x·Wᵀ + b)[label]` of each row; 0 where the label is negative.
+    ///
+    /// # Panics
+    /// If the shapes disagree or a label is not in the vocabulary.
+    pub fn token_logprob(&self, x: Rows<F>, labels: &[i32], out: &mut [F]) {
+        assert_eq!((labels.len(), out.len()), (x.rows(), x.rows()));
+        let counted = self.counted(labels);
+        let dense = gather(x, &counted);
+        let x = Rows::new(&dense, counted.len(), x.width());
+        let chunks = self.weight.outputs().div_ceil(CHUNK);
+        let none = Seen {
+            sum: ExpSum::default(),
+            target: F::ZERO,
+        };
+        let mut states = vec![none; chunks * counted.len()];
+        fold(
+            x,
+            self.weight,
+            self.bias,
+            CHUNK,
+            &mut states,
+            |states, tile| {
+                for (i, state) in states.iter_mut().enumerate() {
+                    let logits = tile.values.row(i);
+                    state.sum.add(logits);
+                    let label = labels[counted[tile.first_row + i]] as usize;
+                    if let Some(&logit) = label
+                        .checked_sub(tile.first_column)
+                        .and_then(|at| logits.get(at))
+                    {
+                        state.target = logit;
+                    }
+                }
+            },
+        );
+        out.fill(F::ZERO);
+        for (i, &row) in counted.iter().enumerate() {
+            let states = || states[i..].iter().step_by(counted.len());
+            let target = states()
+                .nth(labels[row] as usize / CHUNK)
+                .map_or(F::ZERO, |state| state.target);
+            let sums: Vec<_> = states().map(|state| state.sum).collect();
+            out[row] = F::of(target.to_f64() - ExpSum::total(sums.iter()));
+        }
+    }
+
+    /// [`Self::token_logprob`] and, from the same logits, the gradients of `Σ_t -scale[t]·logprob[t]`.
+    ///
+    /// `transposed` is the weight packed the other way, for `dx`. One product makes the logits and one (two with `dw`)
+    /// takes them back, so a training step never computes them twice. Rows with a negative label cost nothing.
+    ///
+    /// # Panics
+    /// If the shapes disagree or a label is not in the vocabulary.
+    pub fn nll_gradients(
+        &self,
+        transposed: &Packed<F>,
+        x: Rows<F>,
+        labels: &[i32],
+        scale: &[F],
+        out: &mut [F],
+        grads: &mut Gradients<F>,
+    ) {
+        assert_eq!(
+            (labels.len(), scale.len(), out.len()),
+            (x.rows(), x.rows(), x.rows())
+        );
+        let (vocabulary, width) = (self.weight.outputs(), self.weight.inputs());
+        out.fill(F::ZERO);
+        if let Some(dx) = &mut grads.x {
+            (0..dx.rows()).for_each(|i| dx.row_mut(i).fill(F::ZERO));
+        }
+        if let Some(dw) = &mut grads.weight {
+            (0..dw.rows()).for_each(|i| dw.row_mut(i).fill(F::ZERO));
+        }
+        if let Some(dbias) = grads.bias.as_deref_mut() {
+            dbias.fill(F::ZERO);
+        }
+        let counted = self.counted(labels);
+        let rows = (LOGITS / (vocabulary * size_of::<F>()).max(1))
+            .clamp(16, 256)
+            .min(counted.len());
+        let mut logits = vec![F::ZERO; rows * vocabulary];
+        let (mut dx, mut dbias) = (vec![F::ZERO; rows * width], vec![F::ZERO; vocabulary]);
+        for counted in counted.chunks(rows.max(1)) {
+            let n = counted.len();
+            let dense = gather(x, counted);
+            let dense = Rows::new(&dense, n, width);
+            let epilogue = Epilogue {
+                bias: self.bias,
+                ..Epilogue::default()
+            };
+            matmul(
+                dense,
+                self.weight,
+                RowsMut::new(&mut logits, n, vocabulary),
+                &epilogue,
+            );
+            let mut sums = vec![0.0; n];
+            let seen = Rows::new(&logits, n, vocabulary);
+            team::for_rows(RowsMut::new(&mut sums, n, 1), 1, |i, mut sum| {
+                sum.row_mut(0)[0] = log_sum_exp(seen.row(i))
+            });
+            for (i, &row) in counted.iter().enumerate() {
+                out[row] = F::of(seen.row(i)[labels[row] as usize].to_f64() - sums[i]);
+            }
+            // The gradient of a row's logits: scale · (softmax − one at the label).
+            team::for_rows(
+                RowsMut::new(&mut logits, n, vocabulary),
+                1,
+                |i, mut logits| {
+                    let (label, scale) = (labels[counted[i]] as usize, scale[counted[i]]);
+                    let logits = logits.row_mut(0);
+                    exp_scaled(logits, F::of(sums[i]), scale);
+                    logits[label] = logits[label] - scale;
+                },
+            );
+            let dlogits = Rows::new(&logits, n, vocabulary);
+            if let Some(to) = &mut grads.x {
+                matmul(
+                    dlogits,
+                    transposed,
+                    RowsMut::new(&mut dx, n, width),
+                    &Epilogue::default(),
+                );
+                for (&row, dx) in counted.iter().zip(dx.chunks_exact(width.max(1))) {
+                    to.row_mut(row).copy_from_slice(dx);
+                }
+            }
+            if let Some(dw) = &mut grads.weight {
+                gradient_weight_add(dlogits, dense, dw.reborrow());
+            }
+            if let Some(to) = grads.bias.as_deref_mut() {
+                elementwise::sum_rows(dlogits, &mut dbias);
+                to.iter_mut().zip(&dbias).for_each(|(to, &d)| *to += d);
+            }
+        }
+    }
+
+    /// The rows whose label is not negative.
+    fn counted(&self, labels: &[i32]) -> Vec<usize> {
+        let vocabulary = self.weight.outputs() as i64;
+        assert!(
+            labels.iter().all(|&label| i64::from(label) < vocabulary),
+            "a label is not in the vocabulary"
+        );
+        (0..labels.len()).filter(|&row| labels[row] >= 0).collect()
+    }
+}
+
+/// Those rows of `x`, one after another.
+fn gather<F: Real>(x: Rows<F>, rows: &[usize]) -> Vec<F> {
+    rows.iter().flat_map(|&row| x.row(row)).copied().collect()
 }

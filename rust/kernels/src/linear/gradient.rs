@@ -19,6 +19,18 @@ const TOKENS: usize = 256;
 /// # Panics
 /// If the shapes disagree.
 pub fn gradient_weight<F: Real>(dy: Rows<F>, x: Rows<F>, dw: RowsMut<F>) {
+    gradient(dy, x, dw, From::Zero);
+}
+
+/// `dw += dyᵀ·x`, as [`gradient_weight`].
+///
+/// # Panics
+/// If the shapes disagree.
+pub fn gradient_weight_add<F: Real>(dy: Rows<F>, x: Rows<F>, dw: RowsMut<F>) {
+    gradient(dy, x, dw, From::Output);
+}
+
+fn gradient<F: Real>(dy: Rows<F>, x: Rows<F>, dw: RowsMut<F>, from: From) {
     assert_eq!(dy.rows(), x.rows(), "tokens");
     assert_eq!(
         (dy.width(), x.width()),
@@ -30,14 +42,21 @@ pub fn gradient_weight<F: Real>(dy: Rows<F>, x: Rows<F>, dw: RowsMut<F>) {
     let (panels, blocks) = (inputs.div_ceil(PANEL), outputs.div_ceil(ROWS));
     team::parallel(panels * blocks, |chunk| {
         let (column, row) = (chunk / blocks * PANEL, chunk % blocks * ROWS);
-        let block = Block {
-            dy: dy.columns(row..outputs.min(row + ROWS)),
-            x: x.columns(column..inputs.min(column + PANEL)),
-            dw,
-            row,
-            column,
-        };
-        F::dispatch(level, block);
+        let (dy, x) = (
+            dy.columns(row..outputs.min(row + ROWS)),
+            x.columns(column..inputs.min(column + PANEL)),
+        );
+        F::dispatch(
+            level,
+            Block {
+                dy,
+                x,
+                dw,
+                row,
+                column,
+                from,
+            },
+        );
     });
 }
 
@@ -47,6 +66,7 @@ struct Block<'a, F> {
     dw: Shared<'a, F>,
     row: usize,
     column: usize,
+    from: From,
 }
 
 impl<F: Real> Kernel<F> for Block<'_, F> {
@@ -60,6 +80,7 @@ impl<F: Real> Kernel<F> for Block<'_, F> {
             dw,
             row,
             column,
+            from,
         } = self;
         let (rows, columns) = (dy.width(), x.width());
         // Both operands are copied so that the tile walks them in order: dy as `[T][96]`, x as `[T][64]`.
@@ -91,7 +112,7 @@ impl<F: Real> Kernel<F> for Block<'_, F> {
                     while at < columns {
                         let n = S::LANES.min(columns - at);
                         let mut sum = s.load_part(sums.as_ptr().add(i * PANEL + at), n);
-                        if token > 0 {
+                        if token > 0 || from == From::Output {
                             sum = s.add(s.load_part(out.add(at), n), sum);
                         }
                         s.store_part(out.add(at), sum, n);

@@ -1,10 +1,12 @@
 //! Products with packed weights, and the gradient of a weight.
 
+mod fold;
 mod gradient;
 mod packed;
 pub(crate) mod tile;
 
-pub use gradient::gradient_weight;
+pub use fold::{Tile, fold};
+pub use gradient::{gradient_weight, gradient_weight_add};
 pub use packed::Packed;
 
 use crate::activation::Activation;
@@ -111,8 +113,8 @@ pub fn matmuls<'a, F: Real>(products: impl IntoIterator<Item = Product<'a, F>>) 
                     x: part.x.slice(first..last),
                     weight: part.weight,
                     panel,
-                    first,
                     out: part.out,
+                    at: (first, panel * PANEL),
                     epilogue: &part.epilogue,
                 },
             );
@@ -179,12 +181,14 @@ impl<'a, F: Real> Part<'a, F> {
     }
 }
 
+/// At most [`ROWS`] rows times one panel.
 struct Block<'a, F> {
     x: Rows<'a, F>,
     weight: &'a Packed<F>,
     panel: usize,
-    first: usize,
     out: Shared<'a, F>,
+    /// Row and column of `out` where the block goes.
+    at: (usize, usize),
     epilogue: &'a Epilogue<'a, F>,
 }
 
@@ -200,8 +204,8 @@ impl<F: Real> Kernel<F> for Block<'_, F> {
             x,
             weight,
             panel,
-            first,
             out,
+            at: (first, start),
             epilogue,
         } = self;
         let mut sums = std::mem::MaybeUninit::<Sums<F>>::uninit();
@@ -239,7 +243,7 @@ impl<F: Real> Kernel<F> for Block<'_, F> {
                     if let Some(kind) = epilogue.activation {
                         y = kind.lanes(s, y);
                     }
-                    let to = out.row_ptr(first + i).add(column);
+                    let to = out.row_ptr(first + i).add(start + at);
                     let scale = s.splat(epilogue.scale);
                     y = match epilogue.onto {
                         Onto::Zero => s.mul(scale, y),

@@ -4,6 +4,7 @@
 //! together, any number of threads) is compared with `==`.
 
 mod activation;
+mod adamw;
 mod attention;
 mod elementwise;
 mod linear;

@@ -1,0 +1,91 @@
+//! A product whose result is consumed tile by tile and never stored.
+
+use super::packed::{PANEL, Packed};
+use super::{Block, Epilogue, ROWS};
+use crate::memory::Buffer;
+use crate::simd;
+use crate::{Real, Rows, RowsMut, team};
+
+/// Columns of a tile.
+const TILE: usize = 4 * PANEL;
+
+/// Part of the product `x·Wᵀ`.
+#[derive(Clone, Copy, Debug)]
+pub struct Tile<'a, F> {
+    /// The row of `x` of the first row here.
+    pub first_row: usize,
+    /// The output of the first column here.
+    pub first_column: usize,
+    /// The values.
+    pub values: Rows<'a, F>,
+}
+
+/// Folds the product `x·Wᵀ + bias`, cut into chunks of `columns` outputs, into `states` `[chunks, rows of x]`.
+///
+/// `step` gets the states of the rows of a tile, for the chunk the tile is in. Tiles of one chunk come with their columns in
+/// order, at most 256 at a time; chunks run in parallel. Weights are read once however many rows there are.
+///
+/// # Panics
+/// If `columns` is not a positive multiple of 64 or the shapes disagree.
+pub fn fold<F: Real, A: Send>(
+    x: Rows<F>,
+    weight: &Packed<F>,
+    bias: Option<&[F]>,
+    columns: usize,
+    states: &mut [A],
+    step: impl Fn(&mut [A], Tile<F>) + Sync,
+) {
+    assert!(
+        columns > 0 && columns.is_multiple_of(PANEL),
+        "{columns} columns in a chunk"
+    );
+    assert_eq!(x.width(), weight.inputs(), "width of the input");
+    assert!(
+        bias.is_none_or(|bias| bias.len() == weight.outputs()),
+        "length of the bias"
+    );
+    let chunks = weight.outputs().div_ceil(columns);
+    let (rows, level) = (x.rows(), simd::current());
+    assert_eq!(states.len(), chunks * rows, "one state a chunk and row");
+    let epilogue = &Epilogue {
+        bias,
+        ..Epilogue::default()
+    };
+    let states = RowsMut::new(states, chunks, rows).share();
+    team::parallel(chunks, |chunk| {
+        // SAFETY: one row of states a chunk.
+        let states = unsafe { states.row(chunk) };
+        let mut tile = Buffer::zeroed(ROWS.min(rows) * TILE);
+        let end = weight.outputs().min((chunk + 1) * columns);
+        for first_column in (chunk * columns..end).step_by(TILE) {
+            let width = TILE.min(end - first_column);
+            for first_row in (0..rows).step_by(ROWS) {
+                let x = x.slice(first_row..rows.min(first_row + ROWS));
+                let out = RowsMut::strided(&mut tile, x.rows(), width, TILE).share();
+                for panel in first_column / PANEL..(first_column + width).div_ceil(PANEL) {
+                    let first_column = first_column / PANEL * PANEL;
+                    F::dispatch(
+                        level,
+                        Block {
+                            x,
+                            weight,
+                            panel,
+                            out,
+                            at: (0, panel * PANEL - first_column),
+                            epilogue,
+                        },
+                    );
+                }
+                let values = Rows::strided(&tile, x.rows(), width, TILE);
+                step(
+                    &mut states[first_row..first_row + x.rows()],
+                    Tile {
+                        first_row,
+                        first_column,
+                        values,
+                    },
+                );
+            }
+        }
+    });
+}

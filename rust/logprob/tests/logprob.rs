@@ -1,0 +1,250 @@
+//! Against plain 64-bit loops, at every instruction set, and bit for bit where that is promised.
+
+use lmrs_kernels::linear::Packed;
+use lmrs_kernels::simd::with_level;
+use lmrs_kernels::{Level, Real, Rows, RowsMut, team};
+use lmrs_logprob::{Gradients, Head};
+use proptest::prelude::*;
+
+fn values(n: usize, seed: u64) -> Vec<f64> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        f64::from((state >> 40) as f32 / (1_u32 << 23) as f32 - 1.0)
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+fn single(values: &[f64]) -> Vec<f32> {
+    values.iter().map(|&v| v as f32).collect()
+}
+
+#[derive(Clone, Debug)]
+struct Case {
+    rows: usize,
+    width: usize,
+    vocabulary: usize,
+    labels: Vec<i32>,
+    bias: bool,
+    seed: u64,
+}
+
+impl Case {
+    fn x(&self) -> Vec<f64> {
+        values(self.rows * self.width, self.seed)
+            .iter()
+            .map(|v| v * 4.0)
+            .collect()
+    }
+
+    fn weight(&self) -> Vec<f64> {
+        values(self.vocabulary * self.width, self.seed + 1)
+    }
+
+    fn biases(&self) -> Option<Vec<f64>> {
+        self.bias.then(|| values(self.vocabulary, self.seed + 2))
+    }
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    (
+        0_usize..12,
+        1_usize..40,
+        1_usize..2500,
+        any::<bool>(),
+        0_u64..1 << 40,
+    )
+        .prop_flat_map(|(rows, width, vocabulary, bias, seed)| {
+            let labels = prop::collection::vec(-1..vocabulary as i32, rows);
+            labels.prop_map(move |labels| Case {
+                rows,
+                width,
+                vocabulary,
+                labels,
+                bias,
+                seed,
+            })
+        })
+}
+
+/// Log-probabilities and, row by row, the softmax.
+fn naive(case: &Case) -> (Vec<f64>, Vec<Vec<f64>>) {
+    let (x, w, b) = (case.x(), case.weight(), case.biases());
+    let row = |t: usize| {
+        let logit = |n: usize| {
+            let products = (0..case.width).map(|k| x[t * case.width + k] * w[n * case.width + k]);
+            products.sum::<f64>() + b.as_ref().map_or(0.0, |b| b[n])
+        };
+        let logits: Vec<f64> = (0..case.vocabulary).map(logit).collect();
+        let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let lse = max + logits.iter().map(|l| (l - max).exp()).sum::<f64>().ln();
+        let label = case.labels[t];
+        let logprob = if label < 0 {
+            0.0
+        } else {
+            logits[label as usize] - lse
+        };
+        (logprob, logits.iter().map(|l| (l - lse).exp()).collect())
+    };
+    (0..case.rows).map(row).unzip()
+}
+
+fn score<F: Real>(case: &Case, x: &[F], weight: &Packed<F>, bias: Option<&[F]>) -> Vec<F> {
+    let mut out = vec![F::of(f64::NAN); case.rows];
+    Head { weight, bias }.token_logprob(
+        Rows::new(x, case.rows, case.width),
+        &case.labels,
+        &mut out,
+    );
+    out
+}
+
+struct Trained<F> {
+    logprobs: Vec<F>,
+    x: Vec<F>,
+    weight: Vec<F>,
+    bias: Vec<F>,
+}
+
+fn train<F: Real>(case: &Case, x: &[F], w: &[F], bias: Option<&[F]>, scale: &[F]) -> Trained<F> {
+    let rows = Rows::new(w, case.vocabulary, case.width);
+    let nan = |n: usize| vec![F::of(f64::NAN); n];
+    let mut t = Trained {
+        logprobs: nan(case.rows),
+        x: nan(x.len()),
+        weight: nan(w.len()),
+        bias: nan(case.vocabulary),
+    };
+    let mut grads = Gradients {
+        x: Some(RowsMut::new(&mut t.x, case.rows, case.width)),
+        weight: Some(RowsMut::new(&mut t.weight, case.vocabulary, case.width)),
+        bias: Some(&mut t.bias),
+    };
+    let head = Head {
+        weight: &Packed::new(rows),
+        bias,
+    };
+    let x = Rows::new(x, case.rows, case.width);
+    head.nll_gradients(
+        &Packed::transposed(rows),
+        x,
+        &case.labels,
+        scale,
+        &mut t.logprobs,
+        &mut grads,
+    );
+    t
+}
+
+fn assert_close<F: Real>(got: &[F], want: &[f64], bound: f64, what: &str) {
+    assert_eq!(got.len(), want.len());
+    for (i, (g, w)) in got.iter().zip(want).enumerate() {
+        let error = (g.to_f64() - w).abs() / w.abs().max(1.0);
+        assert!(error <= bound, "{what}[{i}] is {g:?}, expected {w}");
+    }
+}
+
+fn each_level(body: impl Fn(Level)) {
+    for level in Level::ALL.into_iter().filter(|level| level.available()) {
+        with_level(level, || body(level));
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn scoring_and_training(case in cases()) {
+        let (want, probabilities) = naive(&case);
+        let scale = values(case.rows, case.seed + 5);
+        let (x, w, b) = (case.x(), case.weight(), case.biases());
+        let mut dx = vec![0.0; x.len()];
+        let mut dw = vec![0.0; w.len()];
+        let mut db = vec![0.0; case.vocabulary];
+        for (t, &label) in case.labels.iter().enumerate().filter(|(_, label)| **label >= 0) {
+            for n in 0..case.vocabulary {
+                let one = f64::from(u8::from(label as usize == n));
+                let d = scale[t] * (probabilities[t][n] - one);
+                db[n] += d;
+                for k in 0..case.width {
+                    dx[t * case.width + k] += d * w[n * case.width + k];
+                    dw[n * case.width + k] += d * x[t * case.width + k];
+                }
+            }
+        }
+        let exact = train(&case, &x, &w, b.as_deref(), &scale);
+        assert_close(&exact.logprobs, &want, 1e-12, "f64 log-probs");
+        assert_close(&exact.x, &dx, 1e-12, "f64 dx");
+        assert_close(&exact.weight, &dw, 1e-12, "f64 dw");
+        assert_close(&exact.bias, &db, 1e-12, "f64 db");
+        let (x, w, b, scale) = (single(&x), single(&w), b.as_deref().map(single), single(&scale));
+        let packed = Packed::new(Rows::new(&w, case.vocabulary, case.width));
+        each_level(|level| {
+            let scored = score(&case, &x, &packed, b.as_deref());
+            assert_close(&scored, &want, 4e-6, &format!("{level:?} log-probs"));
+            let trained = train(&case, &x, &w, b.as_deref(), &scale);
+            assert_eq!(scored, trained.logprobs, "{level:?}: scoring and training agree bit for bit");
+            assert_close(&trained.x, &dx, 2e-5, &format!("{level:?} dx"));
+            assert_close(&trained.weight, &dw, 2e-5, &format!("{level:?} dw"));
+            assert_close(&trained.bias, &db, 2e-5, &format!("{level:?} db"));
+            for row in 0..case.rows {
+                let alone = Case { rows: 1, labels: vec![case.labels[row]], ..case.clone() };
+                let x = &x[row * case.width..][..case.width];
+                assert_eq!(score(&alone, x, &packed, b.as_deref())[0], scored[row], "{level:?} alone");
+            }
+            assert_eq!(scored, team::with_threads(3, || score(&case, &x, &packed, b.as_deref())));
+        });
+    }
+}
+
+#[test]
+fn many_rows_are_taken_in_chunks_of_the_logits_that_fit() {
+    let case = Case {
+        rows: 300,
+        width: 3,
+        vocabulary: 17_000,
+        labels: (0..300).map(|t| t * 50).collect(),
+        bias: false,
+        seed: 1,
+    };
+    let (x, w) = (single(&case.x()), single(&case.weight()));
+    let scale = vec![1.0; case.rows];
+    let whole = train(&case, &x, &w, None, &scale);
+    assert_eq!(
+        whole.logprobs,
+        score(&case, &x, &Packed::new(Rows::new(&w, 17_000, 3)), None)
+    );
+    for row in [0, 255, 256, 299] {
+        let alone = Case {
+            rows: 1,
+            labels: vec![case.labels[row]],
+            ..case.clone()
+        };
+        let one = train(&alone, &x[row * 3..row * 3 + 3], &w, None, &[1.0]);
+        assert_eq!(one.x, whole.x[row * 3..row * 3 + 3]);
+    }
+}
+
+#[test]
+fn extreme_logits_stay_finite() {
+    let case = Case {
+        rows: 1,
+        width: 1,
+        vocabulary: 300,
+        labels: vec![0],
+        bias: true,
+        seed: 3,
+    };
+    let w = vec![0.0_f32; 300];
+    let mut bias = vec![-1e30_f32; 300];
+    bias[1] = 1e30;
+    let packed = Packed::new(Rows::new(&w, 300, 1));
+    each_level(|_| {
+        assert_eq!(score(&case, &[1.0], &packed, Some(&bias)), [-2e30]);
+        let mut masked = vec![f32::NEG_INFINITY; 300];
+        masked[0] = 2.0;
+        assert_eq!(score(&case, &[1.0], &packed, Some(&masked)), [0.0]);
+    });
+}

@@ -1,24 +1,42 @@
-//! Speed of the products beside the floor of this machine: `cargo run --release -p lmrs-kernels --example speed`.
+//! Speed of the kernels beside the floor of this machine: `cargo run --release -p lmrs-kernels --example speed [filter]`.
 //!
-//! `peak` is the measured rate of independent fused multiply-adds of the level, `read` the measured bandwidth.
+//! `peak` is the measured rate of independent fused multiply-adds, `read` the measured bandwidth of reading memory. One
+//! thread is timed by its CPU clock where the system shows it, so that neighbours on a shared machine do not count.
 
 use std::hint::black_box;
 use std::time::Instant;
 
-use lmrs_kernels::linear::{Epilogue, Packed, gradient_weight, matmul};
-use lmrs_kernels::{Rows, RowsMut, level, team};
+use lmrs_kernels::activation::{Activation, activate};
+use lmrs_kernels::adamw::AdamW;
+use lmrs_kernels::attention::{Gradients, KvStore, Saved, Sequence, Spec, backward, forward};
+use lmrs_kernels::linear::{Epilogue, Packed, fold, gradient_weight, matmul};
+use lmrs_kernels::norm::rms_norm;
+use lmrs_kernels::rope::rope;
+use lmrs_kernels::simd::{Kernel, Real, Simd};
+use lmrs_kernels::softmax::{CHUNK, ExpSum};
+use lmrs_kernels::{Level, Rows, RowsMut, level, team};
 
-/// The best of several runs: on a shared machine the others measure its neighbours.
+/// Nanoseconds this thread has run, or `None` where the system does not say.
+fn cpu_clock() -> Option<f64> {
+    let line = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    line.split(' ').next()?.parse().ok()
+}
+
+/// Seconds a run takes: of one thread's CPU clock on average, else the best of several.
 fn seconds(mut work: impl FnMut()) -> f64 {
-    let (begin, mut best) = (Instant::now(), f64::INFINITY);
-    let mut runs = 0;
+    work();
+    let (begin, clock) = (Instant::now(), cpu_clock());
+    let (mut best, mut runs) = (f64::INFINITY, 0);
     while runs < 5 || begin.elapsed().as_secs_f64() < 0.4 {
         let start = Instant::now();
         work();
         best = best.min(start.elapsed().as_secs_f64());
         runs += 1;
     }
-    best
+    match clock.zip(cpu_clock()) {
+        Some((from, to)) if team::threads() == 1 => (to - from) / 1e9 / f64::from(runs),
+        _ => best,
+    }
 }
 
 fn values(n: usize) -> Vec<f32> {
@@ -27,77 +45,361 @@ fn values(n: usize) -> Vec<f32> {
         .collect()
 }
 
-fn product(m: usize, k: usize, n: usize) -> f64 {
-    let (x, w) = (values(m * k), values(n * k));
+/// Sixteen independent chains of fused multiply-adds; returns how many operations were done.
+struct Peak<'a>(&'a mut f32);
+
+const PEAK_STEPS: usize = 1 << 20;
+
+impl Kernel<f32> for Peak<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn run<S: Simd<f32>>(self, s: S) -> f64 {
+        let mut sums = [s.splat(*self.0); 12];
+        let (a, b) = (s.splat(*self.0), s.splat(1e-9));
+        for _ in 0..PEAK_STEPS {
+            for sum in &mut sums {
+                *sum = s.fma(*sum, a, b);
+            }
+        }
+        let total = sums.into_iter().fold(s.splat(0.0), |x, y| s.add(x, y));
+        *self.0 = s.sum(total).clamp(0.5, 0.6);
+        (2 * 12 * S::LANES * PEAK_STEPS) as f64
+    }
+}
+
+fn peak(level: Level) -> f64 {
+    let (mut x, mut operations) = (0.5, 0.0);
+    let time = seconds(|| operations = f32::dispatch(level, Peak(black_box(&mut x))));
+    operations / time / 1e9
+}
+
+/// Reading 256 MiB.
+fn read() -> f64 {
+    let x = values(64 << 20);
+    let rows = Rows::new(&x, 1 << 10, 64 << 10);
+    let mut sums = vec![ExpSum::<f32>::default(); 1];
+    let mut out = vec![0.0; 1 << 10];
+    let time = seconds(|| {
+        team::for_rows(RowsMut::new(&mut out, 1 << 10, 1), 8, |first, mut out| {
+            for i in 0..out.rows() {
+                let row = rows.row(first + i);
+                out.row_mut(i)[0] = row.iter().step_by(16).fold(0.0, |a, b| f32::max(a, *b));
+            }
+        });
+    });
+    black_box(&mut sums);
+    size_of_val(x.as_slice()) as f64 / time / 1e9
+}
+
+struct Report {
+    filter: String,
+    threads: usize,
+    peak: f64,
+    read: f64,
+}
+
+impl Report {
+    fn line(&self, name: &str, amount: f64, unit: &str, floor: f64, work: impl FnMut()) {
+        let name = format!("{}T {name}", self.threads);
+        if name.contains(&self.filter) {
+            let time = seconds(work);
+            let rate = amount / time / 1e9;
+            let share = 100.0 * rate / floor;
+            println!(
+                "{name:40} {rate:8.1} {unit} {share:5.0} % {:10.3} ms",
+                time * 1e3
+            );
+        }
+    }
+
+    fn flops(&self, name: &str, amount: usize, work: impl FnMut()) {
+        self.line(name, amount as f64, "GF/s", self.peak, work);
+    }
+
+    fn bytes(&self, name: &str, amount: usize, work: impl FnMut()) {
+        self.line(name, amount as f64, "GB/s", self.read, work);
+    }
+}
+
+fn products(report: &Report) {
+    let plain = Epilogue::default();
+    let shapes = [
+        (96, 256, 128),
+        (1024, 576, 1536),
+        (1024, 1536, 576),
+        (1024, 576, 576),
+        (512, 768, 3072),
+        (512, 3072, 768),
+        (128, 768, 768),
+        (128, 384, 1536),
+        (32, 576, 1536),
+        (16, 768, 3072),
+        (1024, 576, 8),
+        (1024, 8, 576),
+    ];
+    for (m, k, n) in shapes {
+        let (x, w, mut out) = (values(m * k), values(n * k), vec![0.0; m * n]);
+        let packed = Packed::new(Rows::new(&w, n, k));
+        report.flops(&format!("matmul {m}x{k}x{n}"), 2 * m * k * n, || {
+            matmul(
+                Rows::new(&x, m, k),
+                &packed,
+                RowsMut::new(&mut out, m, n),
+                &plain,
+            );
+        });
+    }
+    let (k, n) = (576, 49152);
+    let w = values(n * k);
     let packed = Packed::new(Rows::new(&w, n, k));
-    let mut out = vec![0.0; m * n];
-    seconds(|| {
-        matmul(
-            Rows::new(black_box(&x), m, k),
-            &packed,
-            RowsMut::new(&mut out, m, n),
-            &Epilogue::default(),
+    for m in [1, 2, 4, 6, 8, 12] {
+        let (x, mut out) = (values(m * k), vec![0.0; m * n]);
+        report.bytes(&format!("decode {m}x{k}x{n}"), 4 * k * n, || {
+            matmul(
+                Rows::new(&x, m, k),
+                &packed,
+                RowsMut::new(&mut out, m, n),
+                &plain,
+            );
+        });
+    }
+    for m in [32, 512] {
+        let x = values(m * k);
+        let mut states = vec![ExpSum::default(); n.div_ceil(CHUNK) * m];
+        report.flops(&format!("head log-prob {m}x{k}x{n}"), 2 * m * k * n, || {
+            fold(
+                Rows::new(&x, m, k),
+                &packed,
+                None,
+                CHUNK,
+                &mut states,
+                |states, tile| {
+                    states
+                        .iter_mut()
+                        .enumerate()
+                        .for_each(|(i, state)| state.add(tile.values.row(i)));
+                },
+            );
+        });
+    }
+    for (t, o, i) in [(1024, 576, 1536), (1024, 8, 576), (512, 3072, 768)] {
+        let (dy, x, mut dw) = (values(t * o), values(t * i), vec![0.0; o * i]);
+        report.flops(
+            &format!("weight gradient {t}x{o}x{i}"),
+            2 * t * o * i,
+            || {
+                gradient_weight(
+                    Rows::new(&dy, t, o),
+                    Rows::new(&x, t, i),
+                    RowsMut::new(&mut dw, o, i),
+                );
+            },
         );
-    })
+    }
+    let (o, i) = (1536, 576);
+    let w = values(o * i);
+    report.bytes("pack", 4 * o * i, || {
+        drop(black_box(Packed::new(Rows::new(&w, o, i))));
+    });
+    report.bytes("pack transposed", 4 * o * i, || {
+        drop(black_box(Packed::transposed(Rows::new(&w, o, i))));
+    });
+}
+
+fn attention(report: &Report) {
+    for (heads, kv_heads, dim, tokens, sequences, causal) in [
+        (9, 3, 64, 1024, 1, true),
+        (12, 12, 64, 512, 1, true),
+        (12, 12, 64, 512, 1, false),
+        (12, 12, 32, 128, 8, false),
+        (12, 12, 64, 2048, 1, true),
+    ] {
+        let spec = Spec {
+            heads,
+            kv_heads,
+            head_dim: dim,
+            scale: 0.125,
+            causal,
+            window: None,
+            softcap: None,
+            relative: None,
+        };
+        let (rows, width, kv) = (tokens * sequences, heads * dim, kv_heads * dim);
+        let (q, k, v) = (values(rows * width), values(rows * kv), values(rows * kv));
+        let (q, k, v) = (
+            Rows::new(&q, rows, width),
+            Rows::new(&k, rows, kv),
+            Rows::new(&v, rows, kv),
+        );
+        let starts: Vec<usize> = (0..=sequences).map(|s| s * tokens).collect();
+        let (mut out, mut lse) = (vec![0.0; rows * width], vec![0.0; rows * heads]);
+        let kind = if causal { "causal" } else { "full" };
+        let name = format!("{sequences}x{tokens} {heads}/{kv_heads}x{dim} {kind}");
+        let mut work = 4 * sequences * tokens * tokens * width;
+        if causal {
+            work /= 2;
+        }
+        let mut run = || {
+            let stores: Vec<_> = starts
+                .windows(2)
+                .map(|s| {
+                    let mut store = KvStore::new(kv_heads, dim);
+                    store.append(k.slice(s[0]..s[1]), v.slice(s[0]..s[1]));
+                    store
+                })
+                .collect();
+            let sequences: Vec<_> = stores
+                .iter()
+                .zip(starts.windows(2))
+                .map(|(store, s)| Sequence {
+                    rows: s[0]..s[1],
+                    store,
+                    first: 0,
+                })
+                .collect();
+            let to = RowsMut::new(&mut out, rows, width);
+            forward(&spec, q, &sequences, None, None, to, Some(&mut lse));
+        };
+        report.flops(&format!("attention {name}"), work, &mut run);
+        run();
+        let (mut dq, mut dk, mut dv) = (
+            vec![0.0; rows * width],
+            vec![0.0; rows * kv],
+            vec![0.0; rows * kv],
+        );
+        report.flops(&format!("attention backward {name}"), work * 5 / 2, || {
+            let saved = Saved {
+                q,
+                k,
+                v,
+                queries: &starts,
+                keys: &starts,
+                table: None,
+                prefix: None,
+                out: Rows::new(&out, rows, width),
+                lse: &lse,
+            };
+            let mut grads = Gradients {
+                q: RowsMut::new(&mut dq, rows, width),
+                k: RowsMut::new(&mut dk, rows, kv),
+                v: RowsMut::new(&mut dv, rows, kv),
+                table: None,
+                prefix: None,
+            };
+            backward(&spec, &saved, q, &mut grads);
+        });
+    }
+    for tokens in [512, 2048] {
+        let (heads, dim) = (12, 64);
+        let spec = Spec {
+            heads,
+            kv_heads: heads,
+            head_dim: dim,
+            scale: 0.125,
+            causal: true,
+            window: None,
+            softcap: None,
+            relative: None,
+        };
+        let width = heads * dim;
+        let (kv, q, mut out) = (values(tokens * width), values(width), vec![0.0; width]);
+        let mut store = KvStore::new(heads, dim);
+        store.append(Rows::new(&kv, tokens, width), Rows::new(&kv, tokens, width));
+        report.bytes(
+            &format!("attention decode {tokens} 12x64"),
+            8 * tokens * width,
+            || {
+                let sequence = Sequence {
+                    rows: 0..1,
+                    store: &store,
+                    first: tokens - 1,
+                };
+                let to = RowsMut::new(&mut out, 1, width);
+                forward(
+                    &spec,
+                    Rows::new(&q, 1, width),
+                    &[sequence],
+                    None,
+                    None,
+                    to,
+                    None,
+                );
+            },
+        );
+    }
+}
+
+fn rest(report: &Report) {
+    let (rows, width) = (1024, 576);
+    let (x, w) = (values(rows * width), values(width));
+    let mut out = vec![0.0; rows * width];
+    let bytes = 8 * rows * width;
+    report.bytes("rms norm 1024x576", bytes, || {
+        rms_norm(
+            Rows::new(&x, rows, width),
+            &w,
+            1e-5,
+            RowsMut::new(&mut out, rows, width),
+        );
+    });
+    for kind in [Activation::Silu, Activation::Gelu, Activation::GeluTanh] {
+        report.bytes(&format!("{kind:?} 1024x576"), bytes, || {
+            activate(
+                kind,
+                Rows::new(&x, rows, width),
+                RowsMut::new(&mut out, rows, width),
+            );
+        });
+    }
+    let positions: Vec<i32> = (0..rows as i32).collect();
+    report.bytes("rope 1024x9x64", bytes, || {
+        let to = RowsMut::new(&mut out, rows, width);
+        rope(
+            Rows::new(&x, rows, width),
+            &positions,
+            &w[..32],
+            64,
+            1.0,
+            to,
+        );
+    });
+    let n = 16 << 20;
+    let (mut p, g, mut m, mut v) = (values(n), values(n), vec![0.0; n], vec![0.0; n]);
+    let adamw = AdamW {
+        learning_rate: 1e-3,
+        beta1: 0.9,
+        beta2: 0.95,
+        eps: 1e-8,
+        weight_decay: 0.1,
+    };
+    report.bytes("AdamW 16M", 28 * n, || {
+        adamw.step(3, &mut p, &g, 1.0, &mut m, &mut v);
+    });
+    report.line("empty region (G/s)", 1.0, "  ", 1.0, || {
+        team::parallel(2, |_| ());
+    });
 }
 
 fn main() {
-    println!("level {:?}, {} threads", level(), team::threads());
-    // One panel of 96 rows that stays in the first caches is the practical peak of the tile.
+    let level = level().expect("LMRS_SIMD is a level");
+    let filter = std::env::args().nth(1).unwrap_or_default();
+    let one = team::with_threads(1, || peak(level));
     for threads in [1, 2] {
         team::with_threads(threads, || {
-            for (m, k, n) in [
-                (96, 256, 128),
-                (1024, 576, 1536),
-                (1024, 1536, 576),
-                (512, 768, 3072),
-                (512, 3072, 768),
-                (128, 768, 768),
-                (32, 576, 1536),
-                (16, 768, 3072),
-                (1024, 576, 8),
-            ] {
-                let t = product(m, k, n);
-                println!(
-                    "{threads}T matmul {m}x{k}x{n}: {:.1} GF/s",
-                    2.0 * (m * k * n) as f64 / t / 1e9
-                );
-            }
-            for (m, k, n) in [
-                (1, 576, 49152),
-                (1, 4096, 4096),
-                (2, 576, 49152),
-                (4, 576, 49152),
-                (8, 576, 49152),
-            ] {
-                let t = product(m, k, n);
-                println!(
-                    "{threads}T matmul {m}x{k}x{n}: {:.1} GB/s of weights, {:.3} ms",
-                    (4 * k * n) as f64 / t / 1e9,
-                    t * 1e3
-                );
-            }
-            for (t, o, i) in [(1024, 576, 1536), (1024, 8, 576), (512, 3072, 768)] {
-                let (dy, x) = (values(t * o), values(t * i));
-                let mut dw = vec![0.0; o * i];
-                let s = seconds(|| {
-                    gradient_weight(
-                        Rows::new(&dy, t, o),
-                        Rows::new(&x, t, i),
-                        RowsMut::new(&mut dw, o, i),
-                    )
-                });
-                println!(
-                    "{threads}T gradient {t}x{o}x{i}: {:.1} GF/s",
-                    2.0 * (t * o * i) as f64 / s / 1e9
-                );
-            }
-            let w = values(1536 * 576);
-            let s = seconds(|| drop(black_box(Packed::new(Rows::new(&w, 1536, 576)))));
+            let report = Report {
+                filter: filter.clone(),
+                threads,
+                peak: one * threads as f64,
+                read: read(),
+            };
             println!(
-                "{threads}T pack: {:.1} GB/s",
-                (4 * w.len()) as f64 / s / 1e9
+                "{level:?} {threads}T: peak {:.0} GF/s, read {:.1} GB/s",
+                report.peak, report.read
             );
+            products(&report);
+            attention(&report);
+            rest(&report);
         });
     }
 }

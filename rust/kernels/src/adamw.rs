@@ -1,10 +1,10 @@
-//! AdamW in one pass, and the norm that clipping and the check for NaN need.
+//! `AdamW` in one pass, and the norm that clipping and the check for NaN need.
 
 use crate::lanewise::{self, Lanewise};
 use crate::simd::Simd;
 use crate::{Real, Rows, RowsMut, team};
 
-/// AdamW (Loshchilov & Hutter 2019, algorithm 2, with the learning rate multiplying the decay).
+/// `AdamW` (Loshchilov & Hutter 2019, algorithm 2, with the learning rate multiplying the decay).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamW {
     /// η.

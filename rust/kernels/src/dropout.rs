@@ -36,6 +36,9 @@ pub fn philox(counter: [u32; 4], seed: u64) -> [u32; 4] {
 /// Philox at counter `(e/4 mod 2³², e/4 / 2³², site, step)` is at least `rate · 2³²`.
 ///
 /// The same call on the gradient is the backward.
+///
+/// # Panics
+/// If the shapes differ.
 pub fn dropout<F: Real>(x: Rows<F>, rate: f64, key: Key, out: RowsMut<F>) {
     assert_eq!((x.rows(), x.width()), (out.rows(), out.width()));
     let threshold = (rate.clamp(0.0, 1.0) * 4_294_967_296.0) as u64;

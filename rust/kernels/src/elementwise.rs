@@ -67,6 +67,9 @@ pub fn add_scaled<F: Real>(x: Rows<F>, by: F, out: RowsMut<F>) {
 }
 
 /// `out = x`.
+///
+/// # Panics
+/// If the shapes differ.
 pub fn copy<F: Real>(x: Rows<F>, out: RowsMut<F>) {
     assert_eq!((x.rows(), x.width()), (out.rows(), out.width()));
     team::for_rows(out, team::rows_for::<F>(x.width()), |first, mut out| {

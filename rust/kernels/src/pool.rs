@@ -32,7 +32,9 @@ pub fn pool<F: Real>(kind: Pool, x: Rows<F>, starts: &[usize], mut out: RowsMut<
                     y.iter_mut().zip(rows.row(i)).for_each(|(y, &x)| *y += x);
                 }
                 let n = F::of(rows.rows() as f64);
-                y.iter_mut().for_each(|y| *y = *y / n);
+                for y in y {
+                    *y = *y / n;
+                }
             }
             Pool::Max => {
                 y.copy_from_slice(rows.row(0));

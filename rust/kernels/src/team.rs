@@ -199,10 +199,10 @@ impl Team {
 
     fn wake(&self) {
         for worker in self.workers.get().into_iter().flatten() {
-            if worker.parked.swap(false, Ordering::SeqCst) {
-                if let Some(thread) = worker.thread.get() {
-                    thread.unpark();
-                }
+            if worker.parked.swap(false, Ordering::SeqCst)
+                && let Some(thread) = worker.thread.get()
+            {
+                thread.unpark();
             }
         }
     }
@@ -226,9 +226,9 @@ impl Team {
         while self.gate.load(Ordering::Acquire) & INSIDE_MASK != 0 {
             spins += 1;
             if spins.is_multiple_of(4096) {
-                std::thread::yield_now()
+                std::thread::yield_now();
             } else {
-                std::hint::spin_loop()
+                std::hint::spin_loop();
             }
         }
         let panic = self

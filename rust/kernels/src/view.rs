@@ -1,4 +1,10 @@
-//! Row-major views of slices.
+//! Row-major views of slices. An index out of range panics, as it does for a slice.
+
+#![expect(clippy::missing_panics_doc, reason = "said above")]
+#![expect(
+    clippy::return_self_not_must_use,
+    reason = "a view has no effect worth warning about"
+)]
 
 use std::marker::PhantomData;
 use std::ops::Range;
@@ -7,6 +13,7 @@ use std::ops::Range;
 ///
 /// A stride of 0 repeats one row, which is how a bias or a norm weight is broadcast.
 #[derive(Clone, Copy, Debug)]
+#[expect(clippy::struct_field_names, reason = "`rows` is what they are")]
 pub struct Rows<'a, F> {
     data: &'a [F],
     rows: usize,

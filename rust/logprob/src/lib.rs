@@ -138,7 +138,7 @@ impl<F: Real> Head<'_, F> {
             let mut sums = vec![0.0; n];
             let seen = Rows::new(&logits, n, vocabulary);
             team::for_rows(RowsMut::new(&mut sums, n, 1), 1, |i, mut sum| {
-                sum.row_mut(0)[0] = log_sum_exp(seen.row(i))
+                sum.row_mut(0)[0] = log_sum_exp(seen.row(i));
             });
             for (i, &row) in counted.iter().enumerate() {
                 out[row] = F::of(seen.row(i)[labels[row] as usize].to_f64() - sums[i]);

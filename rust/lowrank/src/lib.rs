@@ -25,12 +25,16 @@ pub struct Gradients<'a, F> {
 }
 
 impl<F: Real> LowRank<'_, F> {
-    /// `x·Aᵀ` `[T, r]`.
+    /// `scale·x·Aᵀ` `[T, r]`.
     fn down(&self, x: Rows<F>) -> Vec<F> {
         let rank = self.a.rows();
         let mut down = vec![F::ZERO; x.rows() * rank];
         let out = RowsMut::new(&mut down, x.rows(), rank);
-        matmul(x, &Packed::new(self.a), out, &Epilogue::default());
+        let epilogue = Epilogue {
+            scale: self.scale,
+            ..Epilogue::default()
+        };
+        matmul(x, &Packed::new(self.a), out, &epilogue);
         down
     }
 
@@ -42,7 +46,6 @@ impl<F: Real> LowRank<'_, F> {
         let down = self.down(x);
         let down = Rows::new(&down, x.rows(), self.a.rows());
         let epilogue = Epilogue {
-            scale: self.scale,
             onto: Onto::Output,
             ..Epilogue::default()
         };
@@ -74,8 +77,7 @@ impl<F: Real> LowRank<'_, F> {
             grads.x,
             &Epilogue::default(),
         );
-        let mut down = self.down(x);
-        down.iter_mut().for_each(|v| *v = *v * self.scale);
+        let down = self.down(x);
         gradient_weight(dy, Rows::new(&down, rows, rank), grads.b);
     }
 

@@ -178,12 +178,12 @@ struct Part<'a, F> {
 /// A block of keys and values, both ways round, and their gradients.
 struct Tile<F> {
     /// `[head_dim][64]`.
-    keys_across: Buffer<F>,
-    values_across: Buffer<F>,
+    k_across: Buffer<F>,
+    v_across: Buffer<F>,
     /// `[64][padded]`.
-    keys: Buffer<F>,
-    dkeys: Buffer<F>,
-    dvalues: Buffer<F>,
+    k: Buffer<F>,
+    dk: Buffer<F>,
+    dv: Buffer<F>,
 }
 
 impl<F: Real> Tile<F> {
@@ -191,25 +191,25 @@ impl<F: Real> Tile<F> {
         let across = || Buffer::zeroed(dim * BLOCK);
         let along = || Buffer::zeroed(BLOCK * padded(dim));
         Self {
-            keys_across: across(),
-            values_across: across(),
-            keys: along(),
-            dkeys: along(),
-            dvalues: along(),
+            k_across: across(),
+            v_across: across(),
+            k: along(),
+            dk: along(),
+            dv: along(),
         }
     }
 
     fn load(&mut self, keys: Rows<F>, values: Rows<F>) {
         let (dim, width) = (keys.width(), padded(keys.width()));
-        self.dkeys.fill(F::ZERO);
-        self.dvalues.fill(F::ZERO);
-        self.values_across.fill(F::ZERO);
-        self.keys_across.fill(F::ZERO);
+        self.dk.fill(F::ZERO);
+        self.dv.fill(F::ZERO);
+        self.v_across.fill(F::ZERO);
+        self.k_across.fill(F::ZERO);
         for row in 0..keys.rows() {
-            self.keys[row * width..][..dim].copy_from_slice(keys.row(row));
+            self.k[row * width..][..dim].copy_from_slice(keys.row(row));
             for (d, (&k, &v)) in keys.row(row).iter().zip(values.row(row)).enumerate() {
-                self.keys_across[d * BLOCK + row] = k;
-                self.values_across[d * BLOCK + row] = v;
+                self.k_across[d * BLOCK + row] = k;
+                self.v_across[d * BLOCK + row] = v;
             }
         }
     }
@@ -292,8 +292,8 @@ impl<F: Real> Kernel<F> for Part<'_, F> {
                     }
                     let (row, rows) = (start * group, (end - start) * group);
                     for (x, across, to) in [
-                        (&q, &block.keys_across, &mut scores),
-                        (&dy, &block.values_across, &mut slopes),
+                        (&q, &block.k_across, &mut scores),
+                        (&dy, &block.v_across, &mut slopes),
                     ] {
                         let o = Operands {
                             a: x[row * width..].as_ptr(),
@@ -333,8 +333,8 @@ impl<F: Real> Kernel<F> for Part<'_, F> {
                     }
                     // dv += pᵀ·dy, dk += dsᵀ·q: rows are keys, the depth is queries.
                     for (weights, x, to) in [
-                        (&scores, &dy, &mut block.dvalues),
-                        (&slopes, &q, &mut block.dkeys),
+                        (&scores, &dy, &mut block.dv),
+                        (&slopes, &q, &mut block.dk),
                     ] {
                         let o = Operands {
                             a: weights.as_ptr(),
@@ -352,7 +352,7 @@ impl<F: Real> Kernel<F> for Part<'_, F> {
                         a: slopes.as_ptr(),
                         a_row: BLOCK,
                         a_step: 1,
-                        b: block.keys.as_ptr(),
+                        b: block.k.as_ptr(),
                         b_step: width,
                         c: dq[row * width..].as_mut_ptr(),
                         c_row: width,
@@ -375,8 +375,8 @@ impl<F: Real> Kernel<F> for Part<'_, F> {
                             dv.0.part(dv.1, columns.clone()),
                         )
                     };
-                    dk.copy_from_slice(&block.dkeys[i * width..][..dim]);
-                    dv.copy_from_slice(&block.dvalues[i * width..][..dim]);
+                    dk.copy_from_slice(&block.dk[i * width..][..dim]);
+                    dv.copy_from_slice(&block.dv[i * width..][..dim]);
                 }
             }
         }

@@ -192,10 +192,10 @@ impl<F: Real> Kernel<F> for Product<F> {
                     match vectors {
                         1 => strip::<F, S, 1>(s, rows, width(1), depth, o, from),
                         3 if S::TILE_VECTORS > 2 => {
-                            strip::<F, S, 3>(s, rows, width(3), depth, o, from)
+                            strip::<F, S, 3>(s, rows, width(3), depth, o, from);
                         }
                         4 if S::TILE_VECTORS > 2 => {
-                            strip::<F, S, 4>(s, rows, width(4), depth, o, from)
+                            strip::<F, S, 4>(s, rows, width(4), depth, o, from);
                         }
                         _ => strip::<F, S, 2>(s, rows, width(2), depth, o, from),
                     }

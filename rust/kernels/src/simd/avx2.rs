@@ -1,6 +1,13 @@
 //! 256-bit vectors of `f32`: AVX2 and FMA.
 
-#![allow(clippy::undocumented_unsafe_blocks)] // SAFETY, for every block: an `Avx2` exists only on a CPU that has the features.
+#![expect(
+    clippy::undocumented_unsafe_blocks,
+    reason = "the same for every block: an `Avx2` exists only on a CPU that has the features"
+)]
+#![allow(
+    clippy::wildcard_imports,
+    reason = "the intrinsics are the subject of this file"
+)]
 
 use std::arch::x86_64::*;
 

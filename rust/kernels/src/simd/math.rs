@@ -2,6 +2,12 @@
 //!
 //! Polynomials are minimax fits in the relative (or, for `erf`, absolute) error; the bounds are tested against `f64`.
 
+#![expect(
+    clippy::approx_constant,
+    clippy::excessive_precision,
+    reason = "coefficients of fits, written as fitted"
+)]
+
 use super::Simd;
 
 /// What the functions need beside [`Simd`].

@@ -43,14 +43,19 @@ pub trait Real:
     /// Exact for both types.
     fn to_f64(self) -> f64;
     /// √x.
+    #[must_use]
     fn sqrt(self) -> Self;
     /// eˣ.
+    #[must_use]
     fn exp(self) -> Self;
     /// Natural logarithm.
+    #[must_use]
     fn ln(self) -> Self;
     /// Hyperbolic tangent.
+    #[must_use]
     fn tanh(self) -> Self;
     /// Error function.
+    #[must_use]
     fn erf(self) -> Self;
     /// Sine and cosine.
     fn sin_cos(self) -> (Self, Self);
@@ -59,6 +64,7 @@ pub trait Real:
     /// Neither NaN nor infinite.
     fn is_finite(self) -> bool;
     /// The larger of two; a NaN is kept.
+    #[must_use]
     #[inline(always)]
     fn larger(self, other: Self) -> Self {
         if self > other || self.is_nan() {

@@ -36,14 +36,12 @@ impl<F: Real> Simd<F> for Scalar {
 
     #[inline(always)]
     unsafe fn load_part(self, from: *const F, n: usize) -> Self::V {
-        // SAFETY: only lanes below `n` are read.
-        from_fn(|i| {
-            if i < n {
-                unsafe { *from.add(i) }
-            } else {
-                F::ZERO
-            }
-        })
+        let mut v = [F::ZERO; LANES];
+        for (i, x) in v.iter_mut().enumerate().take(n) {
+            // SAFETY: only elements below `n` are read.
+            *x = unsafe { *from.add(i) };
+        }
+        v
     }
 
     #[inline(always)]

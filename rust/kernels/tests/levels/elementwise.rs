@@ -85,11 +85,11 @@ proptest! {
         let positions: Vec<i32> = (0..rows).map(|i| (seed % 1000) as i32 + 3 * i as i32).collect();
         let frequencies: Vec<f64> = (0..half).map(|p| f64::from(10000_f32.powf(-(p as f32) / half as f32))).collect();
         let mut want = x.clone();
-        for i in 0..rows {
+        for (i, &position) in positions.iter().enumerate() {
             for h in 0..heads {
-                for p in 0..half {
+                for (p, &frequency) in frequencies.iter().enumerate() {
                     let (a, b) = (i * width + h * head_dim + p, i * width + h * head_dim + p + half);
-                    let (sin, cos) = (f64::from(positions[i] as f32 * frequencies[p] as f32)).sin_cos();
+                    let (sin, cos) = (f64::from(position as f32 * frequency as f32)).sin_cos();
                     want[a] = 1.5 * (x[a] * cos - x[b] * sin);
                     want[b] = 1.5 * (x[b] * cos + x[a] * sin);
                 }

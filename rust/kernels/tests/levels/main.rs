@@ -15,14 +15,14 @@ use lmrs_kernels::Level;
 use lmrs_kernels::simd::with_level;
 
 /// Calls `body` once for every level this CPU can run.
-pub fn each_level(mut body: impl FnMut(Level)) {
+fn each_level(mut body: impl FnMut(Level)) {
     for level in Level::ALL.into_iter().filter(|level| level.available()) {
         with_level(level, || body(level));
     }
 }
 
 /// Reproducible values in `[-1, 1)`.
-pub fn values(n: usize, seed: u64) -> Vec<f64> {
+fn values(n: usize, seed: u64) -> Vec<f64> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     (0..n)
         .map(|_| {
@@ -35,13 +35,13 @@ pub fn values(n: usize, seed: u64) -> Vec<f64> {
         .collect()
 }
 
-pub fn single(values: &[f64]) -> Vec<f32> {
+fn single(values: &[f64]) -> Vec<f32> {
     values.iter().map(|&v| v as f32).collect()
 }
 
 /// Asserts `|got − want| ≤ bound · max(1, |want|)` everywhere.
 #[track_caller]
-pub fn assert_close(got: &[f32], want: &[f64], bound: f64, what: &str) {
+fn assert_close(got: &[f32], want: &[f64], bound: f64, what: &str) {
     assert_eq!(got.len(), want.len(), "{what}");
     for (i, (&g, &w)) in got.iter().zip(want).enumerate() {
         let error = (f64::from(g) - w).abs() / w.abs().max(1.0);
@@ -54,7 +54,7 @@ pub fn assert_close(got: &[f32], want: &[f64], bound: f64, what: &str) {
 
 /// Asserts that `gradient` is the derivative of `f` at `at`, by central differences.
 #[track_caller]
-pub fn assert_gradient(f: impl Fn(&[f64]) -> f64, at: &[f64], gradient: &[f64], what: &str) {
+fn assert_gradient(f: impl Fn(&[f64]) -> f64, at: &[f64], gradient: &[f64], what: &str) {
     assert_eq!(at.len(), gradient.len(), "{what}");
     let step = 1e-5;
     let mut point = at.to_vec();
@@ -74,6 +74,6 @@ pub fn assert_gradient(f: impl Fn(&[f64]) -> f64, at: &[f64], gradient: &[f64], 
     }
 }
 
-pub fn dot(a: &[f64], b: &[f64]) -> f64 {
+fn dot(a: &[f64], b: &[f64]) -> f64 {
     a.iter().zip(b).map(|(a, b)| a * b).sum()
 }

@@ -30,12 +30,14 @@ fn a_panic_reaches_the_caller_and_the_team_goes_on() {
     with_threads(3, || {
         for _ in 0..50 {
             let result = catch_unwind(AssertUnwindSafe(|| {
-                parallel(20, |chunk| assert!(chunk != 11, "chunk eleven"))
+                parallel(20, |chunk| assert!(chunk != 11, "chunk eleven"));
             }));
             let payload = result.expect_err("chunk 11 panics");
             assert_eq!(payload.downcast_ref::<&str>(), Some(&"chunk eleven"));
             let sum = AtomicUsize::new(0);
-            parallel(20, |chunk| drop(sum.fetch_add(chunk, Ordering::Relaxed)));
+            parallel(20, |chunk| {
+                sum.fetch_add(chunk, Ordering::Relaxed);
+            });
             assert_eq!(sum.into_inner(), 190);
         }
     });
@@ -49,7 +51,9 @@ fn nested_and_concurrent_regions_do_not_wait_for_each_other() {
             scope.spawn(|| {
                 for _ in 0..200 {
                     parallel(4, |_| {
-                        parallel(4, |_| drop(total.fetch_add(1, Ordering::Relaxed)))
+                        parallel(4, |_| {
+                            total.fetch_add(1, Ordering::Relaxed);
+                        });
                     });
                 }
             });

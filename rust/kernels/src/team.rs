@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
+use crate::simd::{self, Level};
 use crate::{Real, RowsMut};
 
 /// How long an idle worker looks for work before it parks.
@@ -102,6 +103,7 @@ type Body<'a> = dyn Fn(usize) + Sync + 'a;
 struct Job {
     body: *const Body<'static>,
     chunks: usize,
+    level: Option<Level>,
 }
 
 struct Team {
@@ -214,7 +216,11 @@ impl Team {
         };
         // SAFETY: only the lifetime is erased; the region is closed and left by all before `body` and `job` end.
         let body = unsafe { std::mem::transmute::<&Body<'_>, &'static Body<'static>>(body) };
-        let mut job = Job { body, chunks };
+        let mut job = Job {
+            body,
+            chunks,
+            level: simd::forced(),
+        };
         self.next.store(0, Ordering::Relaxed);
         self.job.store(&raw mut job, Ordering::Relaxed);
         let generation = (self.gate.load(Ordering::Relaxed) >> 32).wrapping_add(1) & 0xFFFF_FFFF;
@@ -280,7 +286,8 @@ impl Team {
                 {
                     done = gate >> 32;
                     // SAFETY: the gate was open, so the job is alive until this thread has left.
-                    self.run(unsafe { &*self.job.load(Ordering::Relaxed) });
+                    let job = unsafe { &*self.job.load(Ordering::Relaxed) };
+                    simd::with_forced(job.level, || self.run(job));
                     self.gate.fetch_sub(1, Ordering::Release);
                     idle_since = Instant::now();
                 }

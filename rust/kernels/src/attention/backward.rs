@@ -332,10 +332,9 @@ impl<F: Real> Kernel<F> for Part<'_, F> {
                         weights.differentiate(s);
                     }
                     // dv += pᵀ·dy, dk += dsᵀ·q: rows are keys, the depth is queries.
-                    for (weights, x, to) in [
-                        (&scores, &dy, &mut block.dv),
-                        (&slopes, &q, &mut block.dk),
-                    ] {
+                    for (weights, x, to) in
+                        [(&scores, &dy, &mut block.dv), (&slopes, &q, &mut block.dk)]
+                    {
                         let o = Operands {
                             a: weights.as_ptr(),
                             a_row: 1,

@@ -134,15 +134,25 @@ thread_local! {
 /// # Panics
 /// If this CPU cannot run `level`.
 pub fn with_level<R>(level: Level, body: impl FnOnce() -> R) -> R {
+    assert!(level.available(), "this CPU cannot run {}", level.name());
+    with_forced(Some(level), body)
+}
+
+/// Runs `body` under what [`forced`] was elsewhere: how a region's workers take over the level of its caller.
+pub(crate) fn with_forced<R>(level: Option<Level>, body: impl FnOnce() -> R) -> R {
     struct Restore(Option<Level>);
     impl Drop for Restore {
         fn drop(&mut self) {
             FORCED.set(self.0);
         }
     }
-    assert!(level.available(), "this CPU cannot run {}", level.name());
-    let _restore = Restore(FORCED.replace(Some(level)));
+    let _restore = Restore(FORCED.replace(level));
     body()
+}
+
+/// The level that [`with_level`] set on this thread.
+pub(crate) fn forced() -> Option<Level> {
+    FORCED.get()
 }
 
 /// The level for a kernel entered on this thread. A wrong `LMRS_SIMD` is reported by [`level`]; here it means the scalar level.

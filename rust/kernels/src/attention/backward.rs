@@ -291,6 +291,8 @@ impl<F: Real> Kernel<F> for Part<'_, F> {
                         continue;
                     }
                     let (row, rows) = (start * group, (end - start) * group);
+                    // Keys of the block that some row of the tile sees.
+                    let used = visible.end - first;
                     for (x, across, to) in [
                         (&q, &block.k_across, &mut scores),
                         (&dy, &block.v_across, &mut slopes),
@@ -305,16 +307,17 @@ impl<F: Real> Kernel<F> for Part<'_, F> {
                             c_row: BLOCK,
                         };
                         // SAFETY: A is `[rows, dim]`, B `[dim, 64]`, C `[rows, 64]`.
-                        unsafe { product(s, rows, BLOCK, dim, o, From::Zero) };
+                        unsafe { product(s, rows, used, dim, o, From::Zero) };
                     }
                     for i in 0..rows {
                         let token = start + i / group;
                         let seen = seen(token);
                         let query_head = head * group + i % group;
                         let bias = biases.filter(|_| own);
+                        let whole = used.next_multiple_of(S::LANES);
                         let weights = Weights {
-                            scores: &mut scores[i * BLOCK..][..BLOCK],
-                            slopes: &mut slopes[i * BLOCK..][..BLOCK],
+                            scores: &mut scores[i * BLOCK..][..whole],
+                            slopes: &mut slopes[i * BLOCK..][..whole],
                             seen: seen.start.saturating_sub(first).min(BLOCK)
                                 ..seen.end.saturating_sub(first).min(BLOCK),
                             bias: bias.map(|bias| {
@@ -345,7 +348,7 @@ impl<F: Real> Kernel<F> for Part<'_, F> {
                             c_row: width,
                         };
                         // SAFETY: A is `[64, rows]` seen across, B `[rows, padded]`, C `[64, padded]`.
-                        unsafe { product(s, last - first, dim, rows, o, From::Output) };
+                        unsafe { product(s, used, dim, rows, o, From::Output) };
                     }
                     let o = Operands {
                         a: slopes.as_ptr(),
@@ -357,7 +360,7 @@ impl<F: Real> Kernel<F> for Part<'_, F> {
                         c_row: width,
                     };
                     // SAFETY: A is `[rows, 64]`, B `[64, padded]`, C `[rows, padded]`.
-                    unsafe { product(s, rows, dim, last - first, o, From::Output) };
+                    unsafe { product(s, rows, dim, used, o, From::Output) };
                 }
                 for i in 0..last - first {
                     let (dk, dv) = if own {

@@ -16,7 +16,7 @@ LAYERS = [
     ["backend", "tokenizer"],
     ["gguf", "initialise", "weights"],
     ["models", "delta"],
-    ["data", "engine", "eval", "train"],
+    ["engine", "eval", "train"],
     ["terminal"],
     ["demo"],
     ["cli", "__main__"],

@@ -13,8 +13,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lmrs import data, delta, eval, train
-    from lmrs.engine import Completion, Engine, Score
+    from lmrs import delta, eval, train
+    from lmrs.engine import Completion, Engine
     from lmrs.errors import (
         ConfigError,
         Error,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         ShapeError,
         TokenizerError,
     )
-    from lmrs.eval import perplexity
+    from lmrs.eval import Score, perplexity
     from lmrs.models import load
     from lmrs.tokenizer import Encoding, Tokenizer
 
@@ -48,7 +48,6 @@ __all__ = [
     "Tokenizer",
     "TokenizerError",
     "__version__",
-    "data",
     "delta",
     "eval",
     "load",
@@ -56,12 +55,12 @@ __all__ = [
     "train",
 ]
 
-_MODULES = {"data", "delta", "eval", "train"}
+_MODULES = {"delta", "eval", "train"}
 _HOME = {
     "Completion": "lmrs.engine",
     "Encoding": "lmrs.tokenizer",
     "Engine": "lmrs.engine",
-    "Score": "lmrs.engine",
+    "Score": "lmrs.eval",
     "Tokenizer": "lmrs.tokenizer",
     "load": "lmrs.models",
     "perplexity": "lmrs.eval",

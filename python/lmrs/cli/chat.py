@@ -24,7 +24,6 @@ Examples:
 @click.option("--system", metavar="TEXT", help="Tell the model who it is.")
 @click.option("--max-tokens", default=256, show_default=True, help="Longest answer.")
 @options.sampling
-@options.dtype
 @options.delta
 @options.as_json
 def chat(
@@ -32,7 +31,6 @@ def chat(
     model: Path,
     system: str | None,
     max_tokens: int,
-    dtype: str,
     delta: Path | None,
     as_json: bool,
     **sampling: float,
@@ -41,7 +39,7 @@ def chat(
 
     Lines may also be piped in. With --json each answer is one Completion a line, as `lmrs generate --json` prints it.
     """
-    engine = open_engine(model, dtype=dtype, delta=delta)
+    engine = open_engine(model, delta=delta)
     template = ChatTemplate.load(model)
     if template is None:
         raise InputError(f"{model} has no chat template: use `lmrs generate`")

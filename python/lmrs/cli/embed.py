@@ -7,7 +7,7 @@ import numpy as np
 
 from lmrs.cli import options
 from lmrs.cli.as_json import print_json
-from lmrs.cli.opening import open_engine
+from lmrs.cli.running import open_engine
 from lmrs.errors import InputError
 
 EXAMPLES = """\b
@@ -25,9 +25,8 @@ Examples:
     type=click.Choice(["mean", "first", "last", "max"]),
     help="How token vectors become one [default: as the checkpoint says, else mean]",
 )
-@options.dtype
 @options.as_json
-def embed(*, model: Path, texts: tuple[str, ...], pooling: str | None, dtype: str, as_json: bool) -> None:
+def embed(*, model: Path, texts: tuple[str, ...], pooling: str | None, as_json: bool) -> None:
     """One vector a TEXT (- reads one text a line from standard input).
 
     Shows how alike the texts are (cosine); with --json: {"embeddings": [[...], ...]}.
@@ -35,7 +34,7 @@ def embed(*, model: Path, texts: tuple[str, ...], pooling: str | None, dtype: st
     lines = [line for line in options.text_of("-").splitlines() if line] if texts == ("-",) else list(texts)
     if not lines:
         raise InputError("there is no text to embed: standard input holds no line")
-    embeddings = open_engine(model, dtype=dtype).embed(lines, pooling=pooling)
+    embeddings = open_engine(model).embed(lines, pooling=pooling)
     if as_json:
         print_json({"embeddings": embeddings})
         return

@@ -1,12 +1,14 @@
 """`lmrs generate`: continue a text."""
 
 from pathlib import Path
+from typing import Unpack
 
 import click
 
 from lmrs.cli import options
 from lmrs.cli.as_json import print_json
-from lmrs.cli.opening import open_engine
+from lmrs.cli.running import open_engine, show
+from lmrs.engine import Options
 
 EXAMPLES = """\b
 Examples:
@@ -22,31 +24,25 @@ Examples:
 @click.option("--max-tokens", default=128, show_default=True, help="Stop after this many.")
 @click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text; may be given several times.")
 @options.sampling
-@options.dtype
 @options.delta
 @options.as_json
 def generate(
     *,
     model: Path,
     prompt: str,
-    max_tokens: int,
-    stop: tuple[str, ...],
-    dtype: str,
     delta: Path | None,
     as_json: bool,
-    **sampling: float,
+    **how: Unpack[Options],
 ) -> None:
     """Write what MODEL thinks comes after PROMPT (- reads it from standard input).
 
     By default every token is the most likely one; --temperature 0.8 makes it vary, and --seed makes that repeatable.
     With --json: one Completion, {"text", "tokens", "logprobs", "finish_reason"}.
     """
-    engine = open_engine(model, dtype=dtype, delta=delta)
+    engine = open_engine(model, delta=delta)
     prompt = options.text_of(prompt) if prompt == "-" else prompt
     if as_json:
-        print_json(engine.generate(prompt, max_tokens=max_tokens, stop=list(stop), **sampling))
+        print_json(engine.generate(prompt, **how))
         return
     click.echo(prompt, nl=False)
-    for piece in engine.stream(prompt, max_tokens=max_tokens, stop=list(stop), **sampling):
-        click.echo(piece, nl=False)
-    click.echo()
+    show(engine.stream(prompt, **how))

@@ -11,9 +11,6 @@ F = TypeVar("F", bound=Callable[..., object])
 
 model = click.argument("model", type=click.Path(path_type=Path))
 as_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs to read.")
-dtype = click.option(
-    "--dtype", type=click.Choice(["f32", "bf16"]), default="f32", show_default=True, help="Weights in memory."
-)
 delta = click.option(
     "--delta", type=click.Path(path_type=Path), metavar="DIR", help="A LoRA directory (PEFT's layout) to put on MODEL."
 )

@@ -6,7 +6,8 @@ import click
 
 from lmrs.cli import options
 from lmrs.cli.as_json import print_json
-from lmrs.cli.opening import open_engine
+from lmrs.cli.running import open_engine
+from lmrs.eval import PROTOCOLS, Protocol
 from lmrs.terminal import facts, waiting
 
 EXAMPLES = """\b
@@ -22,24 +23,22 @@ Examples:
 @click.argument("file")
 @click.option(
     "--protocol",
-    type=click.Choice(["rolling", "strided"]),
+    type=click.Choice(list(PROTOCOLS)),
     default="rolling",
     show_default=True,
     help="How a text longer than the context is cut into windows.",
 )
 @click.option("--window", type=int, help="Tokens in a window [default: the model's context]")
-@click.option("--stride", type=int, help="Tokens between the starts of windows, for --protocol strided.")
-@options.dtype
+@click.option("--stride", type=int, help="Tokens from one window to the next, for strided protocols.")
 @options.delta
 @options.as_json
 def ppl(
     *,
     model: Path,
     file: str,
-    protocol: str,
+    protocol: Protocol,
     window: int | None,
     stride: int | None,
-    dtype: str,
     delta: Path | None,
     as_json: bool,
 ) -> None:
@@ -49,7 +48,7 @@ def ppl(
     "byte_perplexity", "bits_per_byte", "token_logprobs"}.
     """
     text = options.text_of(file)
-    engine = open_engine(model, dtype=dtype, delta=delta)
+    engine = open_engine(model, delta=delta)
     with waiting(f"scoring {len(text):,} characters"):
         score = engine.score(text, protocol=protocol, window=window, stride=stride)
     if as_json:

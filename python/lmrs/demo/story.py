@@ -1,0 +1,39 @@
+"""What the chapters of the demo hand from each to the next."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from lmrs.demo.report import Section
+from lmrs.demo.texts import Text
+from lmrs.models import LanguageModel
+from lmrs.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How much a chapter does; the defaults keep the whole demo under two minutes on two cores."""
+
+    steps: int
+    sequences: int
+    length: int
+    rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Story:
+    """A model that learnt (or was given as knowing) `home`, and is about to learn `away`."""
+
+    tokenizer: Tokenizer
+    model: LanguageModel
+    home: Text
+    away: Text
+    pretraining: Pace
+    tuning: Pace
+    prompts: tuple[str, ...]
+    seed: int = 0
+
+
+class Chapter(Protocol):
+    """A chapter reads the story, adds to it, and tells what happened."""
+
+    def __call__(self, story: Story) -> tuple[Story, Section]: ...

@@ -168,7 +168,12 @@ def test_tune_then_generate(smollm2_gguf: Path, tmp_path: Path) -> None:
 def test_bad_input_is_one_line(arguments: Sequence[str], said: str, smollm2_gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("")
     (tmp_path / "junk.gguf").write_text("GGUFnonsense")
-    names = {"model": smollm2_gguf, "empty": tmp_path / "empty", "junk": tmp_path / "junk.gguf", "out": tmp_path / "out"}
+    names = {
+        "model": smollm2_gguf,
+        "empty": tmp_path / "empty",
+        "junk": tmp_path / "junk.gguf",
+        "out": tmp_path / "out",
+    }
     assert said in refused(*(argument.format(**names) for argument in arguments))
     assert not (tmp_path / "out").exists()
 

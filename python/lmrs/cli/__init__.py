@@ -8,7 +8,6 @@ import click
 
 from lmrs.errors import Error
 
-
 COMMANDS = ("info", "tokenize", "generate", "chat", "ppl", "embed", "tune", "demo")
 
 

@@ -10,11 +10,8 @@ import click
 import lmrs
 from lmrs.backend.native import instruction_set, threads
 from lmrs.cli.as_json import print_json
-from lmrs.errors import Error
 from lmrs.models import inspect
-from lmrs.nn.attention import Attention
 from lmrs.terminal import facts
-from lmrs.tokenizer import Tokenizer
 
 EXAMPLES = """\b
 Examples:

@@ -1,7 +1,7 @@
 """What the chapters of the demo hand from each to the next."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 from lmrs.demo.report import Section
 from lmrs.demo.texts import Text
@@ -33,7 +33,5 @@ class Story:
     seed: int = 0
 
 
-class Chapter(Protocol):
-    """A chapter reads the story, adds to it, and tells what happened."""
-
-    def __call__(self, story: Story) -> tuple[Story, Section]: ...
+Chapter = Callable[[Story], tuple[Story, Section]]
+"""A chapter reads the story, adds to it, and tells what happened."""

@@ -139,7 +139,7 @@ def test_embed(minilm_dir: Path) -> None:
 def test_tune_then_generate(smollm2_gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("My fellow citizens, " * 200, encoding="utf-8")
     out = tmp_path / "adapter"
-    arguments = ("--out", out, "--steps", 3, "--length", 32, "--batch", 2, "--rate", 1e-3)
+    arguments = ("--out", out, "--steps", 3, "--context", 32, "--batch", 2, "--rate", 1e-3)
     answer = run("tune", smollm2_gguf, tmp_path / "text", *arguments, "--json")
     result = json.loads(answer.stdout)
     assert len(result["losses"]) == 3

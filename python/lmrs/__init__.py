@@ -69,9 +69,9 @@ _HOME = {
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
-        from importlib.metadata import version
+        from lmrs.backend.machine import version
 
-        value: object = version("lmrs")
+        value: object = version()
     elif name in _MODULES:
         value = importlib.import_module(f"lmrs.{name}")
     elif name in __all__:

@@ -2,14 +2,14 @@
 
 import sys
 from pathlib import Path
+from typing import Unpack
 
 import click
 
 from lmrs.cli import options
 from lmrs.cli.as_json import print_json
-from lmrs.cli.opening import open_engine
-from lmrs.data.chat import ChatTemplate, Message
-from lmrs.errors import InputError
+from lmrs.cli.running import open_engine, show
+from lmrs.engine import Options
 
 EXAMPLES = """\b
 Examples:
@@ -22,49 +22,32 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @options.model
 @click.option("--system", metavar="TEXT", help="Tell the model who it is.")
-@click.option("--max-tokens", default=256, show_default=True, help="Longest answer.")
-@options.sampling
+@options.generation
 @options.delta
 @options.as_json
-def chat(
-    *,
-    model: Path,
-    system: str | None,
-    max_tokens: int,
-    delta: Path | None,
-    as_json: bool,
-    **sampling: float,
-) -> None:
+def chat(*, model: Path, system: str | None, delta: Path | None, as_json: bool, **how: Unpack[Options]) -> None:
     """Talk with MODEL, a line a turn; end with Ctrl-D.
 
     Lines may also be piped in. With --json each answer is one Completion a line, as `lmrs generate --json` prints it.
     """
     engine = open_engine(model, delta=delta)
-    template = ChatTemplate.load(model)
-    if template is None:
-        raise InputError(f"{model} has no chat template: use `lmrs generate`")
-    messages = [Message("system", system)] if system else []
-    interactive = sys.stdin.isatty() and not as_json
-    while (line := _ask(interactive=interactive)) is not None:
+    messages = [{"role": "system", "content": system}] if system else []
+    while line := _ask(prompt=sys.stdin.isatty()):
         if not line.strip():
             continue
-        messages.append(Message("user", line))
-        prompt = template.render(messages)
+        messages.append({"role": "user", "content": line.rstrip("\n")})
+        text = engine.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
+        prompt = engine.tokenizer.encode(text, add_special_tokens=False).ids
         if as_json:
-            completion = engine.generate(prompt, max_tokens=max_tokens, special=False, **sampling)
+            completion = engine.generate(prompt, **how)
             print_json(completion)
-            answer = completion.text
         else:
-            answer = ""
-            for piece in engine.stream(prompt, max_tokens=max_tokens, special=False, **sampling):
-                click.echo(piece, nl=False)
-                answer += piece
-            click.echo()
-        messages.append(Message("assistant", answer))
+            completion = show(engine.stream(prompt, **how))
+        messages.append({"role": "assistant", "content": completion.text})
 
 
-def _ask(*, interactive: bool) -> str | None:
-    """The next line; None at the end of the input."""
-    if interactive:
+def _ask(*, prompt: bool) -> str:
+    """The next line, empty at the end of the input."""
+    if prompt:
         click.echo("> ", nl=False, err=True)
-    return sys.stdin.readline() or None
+    return sys.stdin.readline()

@@ -1,6 +1,7 @@
 """`lmrs embed`: texts to vectors."""
 
 from pathlib import Path
+from typing import get_args
 
 import click
 import numpy as np
@@ -9,6 +10,7 @@ from lmrs.cli import options
 from lmrs.cli.as_json import print_json
 from lmrs.cli.running import open_engine
 from lmrs.errors import InputError
+from lmrs.ops import Pooling
 
 EXAMPLES = """\b
 Examples:
@@ -22,11 +24,12 @@ Examples:
 @click.argument("texts", nargs=-1, required=True, metavar="TEXT...")
 @click.option(
     "--pooling",
-    type=click.Choice(["mean", "first", "last", "max"]),
+    type=click.Choice(get_args(Pooling)),
     help="How token vectors become one [default: as the checkpoint says, else mean]",
 )
+@click.option("--truncate", is_flag=True, help="Cut texts that are longer than the model takes.")
 @options.as_json
-def embed(*, model: Path, texts: tuple[str, ...], pooling: str | None, as_json: bool) -> None:
+def embed(*, model: Path, texts: tuple[str, ...], pooling: Pooling | None, truncate: bool, as_json: bool) -> None:
     """One vector a TEXT (- reads one text a line from standard input).
 
     Shows how alike the texts are (cosine); with --json: {"embeddings": [[...], ...]}.
@@ -34,7 +37,7 @@ def embed(*, model: Path, texts: tuple[str, ...], pooling: str | None, as_json: 
     lines = [line for line in options.text_of("-").splitlines() if line] if texts == ("-",) else list(texts)
     if not lines:
         raise InputError("there is no text to embed: standard input holds no line")
-    embeddings = open_engine(model).embed(lines, pooling=pooling)
+    embeddings = open_engine(model).embed(lines, pooling=pooling, truncate=truncate)
     if as_json:
         print_json({"embeddings": embeddings})
         return

@@ -21,9 +21,7 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @options.model
 @click.argument("prompt")
-@click.option("--max-tokens", default=128, show_default=True, help="Stop after this many.")
-@click.option("--stop", multiple=True, metavar="TEXT", help="Stop before this text; may be given several times.")
-@options.sampling
+@options.generation
 @options.delta
 @options.as_json
 def generate(

@@ -1,17 +1,22 @@
 """`lmrs info`: what a checkpoint is, what it needs, and what lmrs uses of this machine."""
 
 import dataclasses
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import click
 
-import lmrs
-from lmrs.backend.native import instruction_set, threads
+from lmrs.backend.machine import instruction_set, threads, version
+from lmrs.cli import options
 from lmrs.cli.as_json import print_json
-from lmrs.models import inspect
+from lmrs.errors import MissingFileError, TokenizerError
+from lmrs.models.checkpoint import inspect
+from lmrs.nn.attention import Attention
+from lmrs.nn.module import Module
 from lmrs.terminal import facts
+from lmrs.tokenizer import Tokenizer
 
 EXAMPLES = """\b
 Examples:
@@ -20,38 +25,69 @@ Examples:
   LMRS_SIMD=avx2 LMRS_NUM_THREADS=1 lmrs info --json
 """
 
+FLOAT32 = 4
+
 
 @click.command(epilog=EXAMPLES)
 @click.argument("model", type=click.Path(path_type=Path), required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for programs to read.")
+@options.as_json
 def info(*, model: Path | None, as_json: bool) -> None:
-    """Describe MODEL without loading its weights: family, sizes, dtypes, parameters, memory, tokenizer, and whether its
-    config and its tensors fit. Without MODEL: this build and this machine.
+    """Describe MODEL without loading its weights; without MODEL, this build and this machine.
 
-    With --json the same facts; "mismatches" is [] if the config and the tensors agree.
+    Family, sizes, dtypes, parameters, the memory it takes, its tokenizer, and every place where its config and its
+    tensors do not fit: "mismatches" is empty if they do.
     """
-    machine = {"version": lmrs.__version__, "instruction_set": instruction_set(), "threads": threads()}
-    found = machine if model is None else {"model": str(model), **describe(model), **machine}
+    machine = {"version": version(), "instruction_set": instruction_set(), "threads": threads()}
+    found = machine if model is None else {"model": str(model), **described(model), **machine}
     if as_json:
         print_json(found)
-        return
-    facts({name.replace("_", " "): line for name, value in found.items() if (line := _line(name, value)) is not None})
-    for mismatch in found.get("mismatches", ()):
-        click.echo(f"mismatch: {mismatch}")
+    else:
+        facts({name.replace("_", " "): line for name, value in found.items() for line in _lines(value)})
 
 
-def describe(path: Path) -> dict[str, Any]:
-    """The facts about a checkpoint, under the names of `lmrs info --json`."""
-    model, tensors, mismatches = inspect(path)
-    parameters = model.named_parameters().values()
-    count = sum(parameter.size for parameter in parameters)
+def described(path: Path) -> dict[str, Any]:
+    """The facts about a checkpoint, under the names of `lmrs info --json`; memory in bytes, as float32."""
+    model, checkpoint, mismatches = inspect(path)
+    parameters = sum(math.prod(parameter.shape) for parameter in model.named_parameters().values())
+    tokenizer, problem = _tokenizer(path)
+    if tokenizer is not None and len(tokenizer) > model.config.vocabulary:
+        problem = f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {model.config.vocabulary} rows"
     return {
         "family": model.config.family,
-        "config": dataclasses.asdict(model.config),
-        "context": model.config.context,
-        "parameters": count,
-        "dtypes": dict(Counter(tensor.dtype for tensor in tensors)),
-        "memory": {"weights": 4 * count, "cache_per_token": cache_bytes(model)},
-        "tokenizer": tokenizer(path),
-        "mismatches": mismatches,
+        "config": dataclasses.asdict(model.config),  # type: ignore[call-overload]
+        "parameters": parameters,
+        "stored": dict(Counter(checkpoint.dtypes.values()).most_common()),
+        "memory": {"weights": FLOAT32 * parameters, "cache_per_token": FLOAT32 * _cached(model)},
+        "tokenizer": tokenizer and {"kind": tokenizer.kind, "vocabulary": len(tokenizer)},
+        "mismatches": [*mismatches, *([problem] if problem else [])],
     }
+
+
+def _tokenizer(path: Path) -> tuple[Tokenizer | None, str | None]:
+    try:
+        return Tokenizer.load(path if path.suffix != ".safetensors" else path.parent), None
+    except (MissingFileError, TokenizerError) as error:
+        return None, str(error)
+
+
+def _cached(model: Module) -> int:
+    """The numbers that attention keeps of each token: keys and values of every layer that has a cache."""
+    layers = [module for _, module in model.named_modules() if isinstance(module, Attention) and module.cache]
+    return sum(2 * layer.heads.keys * layer.heads.dim for layer in layers)
+
+
+def _lines(value: object) -> list[str | int]:
+    """How a fact reads: one line, or none for one that says nothing."""
+    match value:
+        case None | []:
+            return []
+        case {"weights": int(weights), "cache_per_token": int(cache)}:
+            return [f"{weights / 1e6:,.1f} MB weights + {cache:,} bytes a token of context"]
+        case dict():
+            return [", ".join(f"{name} {part}" for name, part in value.items() if part not in (None, (), []))]
+        case list():
+            return ["; ".join(map(str, value))]
+        case int():
+            return [value]
+        case _:
+            return [str(value)]

@@ -16,15 +16,19 @@ delta = click.option(
 )
 
 
-def sampling(command: F) -> F:
-    """How the next token is chosen."""
-    for option in (
-        click.option("--seed", default=0, show_default=True, help="The same seed gives the same text."),
-        click.option("--repetition-penalty", default=1.0, show_default=True, help="Above 1 discourages repeats."),
-        click.option("--min-p", default=0.0, show_default=True, help="Drop tokens below this × the best one's p."),
-        click.option("--top-p", default=1.0, show_default=True, help="Keep the smallest set with this much p."),
-        click.option("--top-k", default=0, show_default=True, help="Keep the k best tokens (0: all)."),
-        click.option("--temperature", default=0.0, show_default=True, help="0 always takes the best token."),
+def generation(command: F) -> F:
+    """How a completion is made: the options of `lmrs.engine.Options`."""
+    for option in reversed(
+        (
+            click.option("--max-tokens", default=128, show_default=True, help="Stop after this many."),
+            click.option("--temperature", default=0.0, show_default=True, help="0 always takes the likeliest token."),
+            click.option("--top-k", default=0, show_default=True, help="Keep the k likeliest tokens (0: all)."),
+            click.option("--top-p", default=1.0, show_default=True, help="Keep the fewest tokens with this much p."),
+            click.option("--min-p", default=0.0, show_default=True, help="Drop tokens below this part of the best p."),
+            click.option("--repetition-penalty", default=1.0, show_default=True, help="Above 1 discourages repeats."),
+            click.option("--seed", default=0, show_default=True, help="The same seed gives the same text."),
+            click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; repeatable."),
+        )
     ):
         command = option(command)
     return command

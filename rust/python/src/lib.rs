@@ -23,7 +23,7 @@ mod _rs {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::machine::{instruction_set, threads};
+    use crate::machine::{instruction_set, threads, version};
     #[pymodule_export]
     use crate::engine::{PyGenerator, PyStream, embed, sampling_distribution, score};
     #[pymodule_export]

@@ -5,6 +5,12 @@ use pyo3::prelude::*;
 
 use crate::error::{PyRes, bad_setting};
 
+/// The version of this build.
+#[pyfunction]
+pub fn version() -> &'static str {
+    env!("CARGO_PKG_VERSION")
+}
+
 /// The instruction set kernels run with: `scalar`, `avx2` or `avx512`. Raises `InputError` if `LMRS_SIMD` asks for another.
 #[pyfunction]
 pub fn instruction_set() -> PyRes<&'static str> {

@@ -29,7 +29,9 @@ def jobs(threads: int) -> dict[str, Callable[[], np.ndarray]]:
 
     @torch.inference_mode()
     def prefill() -> np.ndarray:
-        return model(ids[None, : work.PREFILL_TOKENS], logits_to_keep=1).logits[0, -1].numpy()
+        logits = model(ids[None, : work.PREFILL_TOKENS], logits_to_keep=1).logits[0, -1]
+        best = logits.argmax()
+        return np.array([best.item(), logits.log_softmax(-1)[best].item()])
 
     @torch.inference_mode()
     def decode() -> np.ndarray:
@@ -42,10 +44,12 @@ def jobs(threads: int) -> dict[str, Callable[[], np.ndarray]]:
 
     @torch.inference_mode()
     def score() -> np.ndarray:
-        batch = ids[: work.SCORE_SEQUENCES * work.SCORE_TOKENS].view(work.SCORE_SEQUENCES, work.SCORE_TOKENS)
-        logits = model(batch).logits[:, :-1]
-        chosen = logits.gather(-1, batch[:, 1:, None])[..., 0]
-        return (chosen - logits.logsumexp(-1)).sum(1).numpy()
+        batch = tokenizer(work.score_texts(), padding=True, padding_side="right", return_tensors="pt")
+        logits = model(**batch).logits[:, :-1]
+        chosen = logits.gather(-1, batch["input_ids"][:, 1:, None])[..., 0]
+        counted = batch["attention_mask"][:, 1:]
+        sums = ((chosen - logits.logsumexp(-1)) * counted).sum(1)
+        return np.array([*sums.tolist(), counted.sum().item() + len(sums)])
 
     @torch.inference_mode()
     def embed() -> np.ndarray:

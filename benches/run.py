@@ -99,10 +99,10 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="for both runners")
     parser.add_argument("--rounds", type=int, default=5, help="measured runs of each job and runner")
-    parser.add_argument("--only", choices=[job.name for job in work.JOBS], help="one job alone")
+    parser.add_argument("--only", choices=[job.name for job in work.JOBS], help="one job alone", nargs="+")
     options = parser.parse_args()
     with runners(options.threads) as (pipes, versions):
-        chosen = [job for job in work.JOBS if options.only in (None, job.name)]
+        chosen = [job for job in work.JOBS if not options.only or job.name in options.only]
         rows = [measure(job, pipes, options.rounds) for job in chosen]
     facts = {
         "date": datetime.date.today().isoformat(),

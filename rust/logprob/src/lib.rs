@@ -30,6 +30,14 @@ pub struct Gradients<'a, F> {
     pub bias: Option<&'a mut [F]>,
 }
 
+/// `log softmax(logits)[token]`, bit for bit what [`Head::token_logprob`] gives for the row these logits are of.
+///
+/// # Panics
+/// If there is no such token.
+pub fn token_logprob<F: Real>(logits: &[F], token: usize) -> F {
+    F::of(logits[token].to_f64() - log_sum_exp(logits))
+}
+
 /// What is known of one row after some of the vocabulary.
 #[derive(Clone, Copy)]
 struct Seen<F> {

@@ -2,9 +2,6 @@
 
 use crate::tokenizer::Tokenizer;
 
-/// The bytes of a character that is not complete yet are at most this many U+FFFD.
-const UNFINISHED: usize = 3;
-
 /// How a token is written depends on no more than this many before it.
 const CONTEXT: usize = 8;
 
@@ -67,12 +64,8 @@ impl DecodeStream {
         if complete {
             return self.give(tokenizer, &text);
         }
-        let mut certain = text.as_str();
-        for _ in 0..UNFINISHED {
-            certain = certain
-                .strip_suffix(char::REPLACEMENT_CHARACTER)
-                .unwrap_or(certain);
-        }
+        // Every one of them may be a byte of a run that becomes text when its last character is complete.
+        let certain = text.trim_end_matches(char::REPLACEMENT_CHARACTER);
         let new = certain
             .strip_prefix(self.prefix.as_str())
             .filter(|new| !new.is_empty())?

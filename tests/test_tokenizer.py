@@ -1,0 +1,316 @@
+"""Tokenizers: the same ids, offsets, tokens and text as Hugging Face's library, on any text."""
+
+import gzip
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import pytest
+import tokenizers as peer
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import decoders, models, normalizers, pre_tokenizers
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from lmrs.errors import InputError, TokenizerError
+from lmrs.tokenizer import Tokenizer
+
+HERE = Path(__file__).parent / "fixtures" / "tokenizers"
+SHARED = Path(__file__).parents[2] / "shared" / "data"
+EXPECTED = json.loads((HERE / "expected.json").read_text(encoding="utf-8"))
+TEXTS = EXPECTED["texts"]
+SMALL = ["byte_bpe", "roberta", "wordpiece", "unigram", "spm_bpe", "clip"]
+
+# Characters that tokenizers treat apart, beside the whole of Unicode; and the added tokens of the fixtures.
+AWKWARD = "aA 1'\n\t\r.,_#▁Ġé\u0301\u0323\u0f71\u0f73\u200b\u200d\u00a0\u3000\u2028ßİﬁ①ｆ漢か가ก😀👍🏽\x00\x7f\x85\ufffd\ufeff\u00ad"
+PIECES = ["<mask>", "word", "yesterday", "</s>", "<s>", "[MASK]", "<0x41>", "<|im_start|>", "  ", "'ll", "##s"]
+texts = st.one_of(
+    st.text(max_size=40),
+    st.text(alphabet=AWKWARD, max_size=40),
+    st.lists(st.one_of(st.sampled_from(PIECES), st.text(alphabet=AWKWARD, max_size=4)), max_size=10).map("".join),
+)
+
+
+def assert_equal(ours: Tokenizer, theirs: peer.Tokenizer, text: str, pair: str | None = None) -> None:
+    got, want = ours.encode(text, pair=pair), theirs.encode(text, pair)
+    assert got.ids == want.ids
+    assert got.offsets == want.offsets
+    assert got.tokens == want.tokens
+    assert got.type_ids == want.type_ids
+    assert got.word_ids == want.word_ids
+    assert got.special_tokens_mask == want.special_tokens_mask
+    assert got.attention_mask == want.attention_mask
+    bare = theirs.encode(text, pair, add_special_tokens=False)
+    assert ours.encode(text, pair=pair, add_special_tokens=False).ids == bare.ids
+    for skip in (False, True):
+        assert ours.decode(got.ids, skip_special_tokens=skip) == theirs.decode(want.ids, skip_special_tokens=skip)
+    assert stream(ours, got.ids) == ours.decode(got.ids)
+
+
+def stream(tokenizer: Tokenizer, ids: list[int]) -> str:
+    decoding = tokenizer.decode_stream()
+    return "".join([*(decoding.push(token_id) for token_id in ids), decoding.finish()])
+
+
+@pytest.fixture(scope="module")
+def small() -> dict[str, tuple[Tokenizer, peer.Tokenizer]]:
+    files = {name: HERE / f"{name}.json" for name in SMALL}
+    return {name: (Tokenizer.load(file), peer.Tokenizer.from_file(str(file))) for name, file in files.items()}
+
+
+@pytest.fixture(scope="module")
+def real(smollm2_gguf: Path, minilm_dir: Path) -> dict[str, tuple[Tokenizer, peer.Tokenizer]]:
+    """The tokenizers of the two real models; SmolLM2's for the peer is put together from the GGUF's metadata."""
+    minilm = peer.Tokenizer.from_file(str(minilm_dir / "tokenizer.json"))
+    minilm.no_padding()
+    minilm.no_truncation()
+    return {
+        "minilm": (Tokenizer.load(minilm_dir), minilm),
+        "smollm2": (Tokenizer.load(smollm2_gguf), smollm2(smollm2_gguf)),
+    }
+
+
+def smollm2(path: Path) -> peer.Tokenizer:
+    fields = gguf.GGUFReader(path).fields
+    tokens = fields["tokenizer.ggml.tokens"].contents()
+    merges = [tuple(line.split(" ")) for line in fields["tokenizer.ggml.merges"].contents()]
+    kinds = fields["tokenizer.ggml.token_type"].contents()
+    tokenizer = peer.Tokenizer(models.BPE({token: at for at, token in enumerate(tokens)}, merges))
+    words = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([token for token, kind in zip(tokens, kinds, strict=True) if kind == 3])
+    return tokenizer
+
+
+# --- what the peer wrote down ---
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_as_written_down(name: str) -> None:
+    tokenizer = Tokenizer.load(HERE / f"{name}.json")
+    for text, want in zip(TEXTS, EXPECTED[name], strict=True):
+        got = tokenizer.encode(text)
+        assert got.ids == want["ids"], text
+        assert [list(offset) for offset in got.offsets] == want["offsets"], text
+        assert got.tokens == want["tokens"], text
+        assert tokenizer.decode(got.ids, skip_special_tokens=True) == want["plain"], text
+        assert tokenizer.decode(got.ids) == want["special"], text
+
+
+# --- what it says now ---
+
+
+@pytest.mark.parametrize("name", SMALL)
+@given(text=texts, pair=st.none() | texts)
+def test_small(small: dict[str, tuple[Tokenizer, peer.Tokenizer]], name: str, text: str, pair: str | None) -> None:
+    assert_equal(*small[name], text, pair)
+
+
+@pytest.mark.parametrize("name", ["minilm", "smollm2"])
+@given(text=texts, pair=st.none() | texts)
+def test_real(real: dict[str, tuple[Tokenizer, peer.Tokenizer]], name: str, text: str, pair: str | None) -> None:
+    assert_equal(*real[name], text, pair)
+
+
+@pytest.mark.parametrize("name", ["minilm", "smollm2"])
+def test_real_on_every_script(real: dict[str, tuple[Tokenizer, peer.Tokenizer]], name: str) -> None:
+    for text in TEXTS:
+        assert_equal(*real[name], text)
+
+
+def components() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every component by itself, in a tokenizer whose model shows what reaches it."""
+    scripts = {
+        "normalizer": [
+            *(getattr(normalizers, name)() for name in ("NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents")),
+            *(normalizers.Strip(left, right) for left, right in ((True, True), (True, False), (False, True))),
+            normalizers.Prepend("▁▁"),
+            normalizers.Replace("a", "bcd"),
+            normalizers.Replace(peer.Regex(r"\s+"), "_"),
+            normalizers.Replace(peer.Regex(r"\p{L}\p{M}*"), ""),
+            normalizers.ByteLevel(),
+            normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase(), normalizers.NFC()]),
+            normalizers.BertNormalizer(lowercase=False),
+            normalizers.BertNormalizer(clean_text=False, strip_accents=False),
+            normalizers.BertNormalizer(handle_chinese_chars=False, strip_accents=True, lowercase=False),
+        ],
+        "pre_tokenizer": [
+            pre_tokenizers.BertPreTokenizer(),
+            *(pre_tokenizers.ByteLevel(prefix, regex) for prefix in (True, False) for regex in (True, False)),
+            *(pre_tokenizers.Metaspace(prepend_scheme=when, split=split)
+              for when in ("always", "first", "never") for split in (True, False)),
+            *(pre_tokenizers.Digits(each) for each in (True, False)),
+            *(pre_tokenizers.Punctuation(how) for how in
+              ("removed", "isolated", "contiguous", "merged_with_previous", "merged_with_next")),
+            *(pre_tokenizers.Split(peer.Regex(r"[\s\d]+|a"), how, invert) for invert in (True, False) for how in
+              ("removed", "isolated", "contiguous", "merged_with_previous", "merged_with_next")),
+            pre_tokenizers.Split(" ", "isolated"),
+            pre_tokenizers.CharDelimiterSplit("a"),
+            pre_tokenizers.Whitespace(),
+            pre_tokenizers.WhitespaceSplit(),
+            pre_tokenizers.Sequence([pre_tokenizers.ByteLevel(), pre_tokenizers.Digits()]),
+        ],
+    }  # fmt: skip
+    for kind, every in scripts.items():
+        for component in every:
+            value = json.loads(component.__getstate__())
+            yield f"{kind}-{json.dumps(value)}"[:80], {kind: value}
+
+
+@pytest.mark.parametrize("component", [pytest.param(value, id=name) for name, value in components()])
+def test_component(component: dict[str, Any]) -> None:
+    value = json.loads((HERE / "unigram.json").read_text(encoding="utf-8"))
+    value |= {"normalizer": None, "pre_tokenizer": None, "post_processor": None, "decoder": None} | component
+    text = json.dumps(value)
+    ours, theirs = Tokenizer.load(write("component.json", text)), peer.Tokenizer.from_str(text)
+
+    @given(text=texts)
+    def check(text: str) -> None:
+        got, want = ours.encode(text), theirs.encode(text)
+        assert (got.ids, got.offsets, got.tokens) == (want.ids, want.offsets, want.tokens)
+        assert got.word_ids == want.word_ids
+
+    check()
+
+
+@pytest.fixture(autouse=True)
+def _directory(tmp_path_factory: pytest.TempPathFactory) -> None:
+    write.directory = tmp_path_factory.mktemp("tokenizer")
+
+
+class _Write:
+    directory: Path
+
+    def __call__(self, name: str, text: str) -> Path:
+        path = self.directory / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+
+write = _Write()
+
+
+@given(data=st.data())
+def test_truncation(small: dict[str, tuple[Tokenizer, peer.Tokenizer]], data: st.DataObject) -> None:
+    ours, theirs = small[data.draw(st.sampled_from(["wordpiece", "roberta"]))]
+    text, pair = data.draw(texts), data.draw(st.none() | texts)
+    most, side = data.draw(st.integers(4, 12)), data.draw(st.sampled_from(["left", "right"]))
+    theirs = peer.Tokenizer.from_str(theirs.to_str())
+    theirs.enable_truncation(most, direction=side)
+    got, want = ours.encode(text, pair=pair, max_length=most, side=side), theirs.encode(text, pair)
+    assert (got.ids, got.offsets, got.tokens) == (want.ids, want.offsets, want.tokens)
+
+
+@given(many=st.lists(texts, max_size=5))
+def test_a_list_is_each_text(small: dict[str, tuple[Tokenizer, peer.Tokenizer]], many: list[str]) -> None:
+    ours, _ = small["byte_bpe"]
+    assert [encoding.ids for encoding in ours.encode(many)] == [ours.encode(text).ids for text in many]
+
+
+def test_threads_give_the_order_of_the_list(small: dict[str, tuple[Tokenizer, peer.Tokenizer]]) -> None:
+    ours, _ = small["wordpiece"]
+    many = [f"{at} " * (at % 50) for at in range(4000)]
+    assert [encoding.ids for encoding in ours.encode(many)] == [ours.encode(text).ids for text in many]
+
+
+@given(ids=st.lists(st.integers(0, 1100), max_size=20))
+@pytest.mark.parametrize("name", SMALL)
+def test_any_ids_decode(small: dict[str, tuple[Tokenizer, peer.Tokenizer]], name: str, ids: list[int]) -> None:
+    ours, theirs = small[name]
+    if name != "clip" or ids:  # the peer's BPEDecoder takes the last of no tokens
+        assert ours.decode(ids) == theirs.decode(ids, skip_special_tokens=False)
+    joined = stream(ours, ids)
+    if "\ufffd" not in joined:
+        assert joined == ours.decode(ids)
+
+
+def test_a_stream_goes_on_after_a_prompt(small: dict[str, tuple[Tokenizer, peer.Tokenizer]]) -> None:
+    ours, _ = small["spm_bpe"]
+    ids = ours.encode("All human beings are born free 😀 and equal", add_special_tokens=False).ids
+    for at in range(1, len(ids)):
+        before = ours.decode(ids[:at])
+        if not before.endswith("\ufffd"):
+            decoding = ours.decode_stream(after=ids[:at])
+            rest = "".join([*(decoding.push(token_id) for token_id in ids[at:]), decoding.finish()])
+            assert before + rest == ours.decode(ids)
+
+
+def test_special_tokens_in_a_text_can_be_plain_text(small: dict[str, tuple[Tokenizer, peer.Tokenizer]]) -> None:
+    ours, theirs = small["byte_bpe"]
+    theirs = peer.Tokenizer.from_str(theirs.to_str())
+    theirs.encode_special_tokens = True
+    text = "a<|endoftext|> word"
+    assert ours.encode(text, split_special_tokens=True).ids == theirs.encode(text).ids
+    assert ours.encode(text, split_special_tokens=True).ids != ours.encode(text).ids
+
+
+@pytest.mark.parametrize("unit", ["a", " ", "漢", "\u0301", "\n ", "a\u0300", "<mask> ", "word"])
+@pytest.mark.parametrize("name", SMALL)
+def test_a_mebibyte_of_one_thing(small: dict[str, tuple[Tokenizer, peer.Tokenizer]], name: str, unit: str) -> None:
+    ours, _ = small[name]
+    text = unit * ((1 << 20) // len(unit.encode()))
+    start = time.process_time()
+    ours.encode(text)
+    assert time.process_time() - start < 1
+
+
+# --- what a caller can get wrong ---
+
+
+def test_bad_calls_are_one_error(small: dict[str, tuple[Tokenizer, peer.Tokenizer]]) -> None:
+    ours, _ = small["wordpiece"]
+    with pytest.raises(TokenizerError, match="surrogate"):
+        ours.encode("a\ud800")
+    with pytest.raises(TokenizerError, match="surrogate"):
+        ours.encode(["a", "\udfff"])
+    with pytest.raises(InputError, match="max_length is 1"):
+        ours.encode("a", max_length=1)
+    with pytest.raises(InputError, match="truncate"):
+        ours.encode("a", truncate="first")  # type: ignore[call-overload]
+    with pytest.raises(InputError, match=r"ids\[1\] is -1"):
+        ours.decode([1, -1])
+    with pytest.raises(InputError, match=r"ids\[0\]"):
+        ours.decode([1 << 32])
+    assert ours.decode([10**6]) == ""
+    assert ours.id_to_token(-1) is None
+    assert ours.encode("").ids == [ours.cls_id, ours.sep_id] or ours.cls_id is None
+
+
+# --- chat ---
+
+
+def test_chat_is_transformers_chat(real: dict[str, tuple[Tokenizer, peer.Tokenizer]]) -> None:
+    ours, _ = real["smollm2"]
+    messages = [{"role": "user", "content": "Hi <b> & é\n"}, {"role": "assistant", "content": ""}]
+    for more in (False, True):
+        want, _ = render_jinja_template([messages], chat_template=ours.chat_template, add_generation_prompt=more)
+        assert ours.apply_chat_template(messages, add_generation_prompt=more) == want[0]
+
+
+def test_chat_without_a_template_is_an_error(small: dict[str, tuple[Tokenizer, peer.Tokenizer]]) -> None:
+    with pytest.raises(TokenizerError, match="no chat template"):
+        small["clip"][0].apply_chat_template([{"role": "user", "content": "a"}])
+
+
+# --- the tokenizers beside a full checkout ---
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="an addition to the fixtures: needs the shared data")
+@pytest.mark.parametrize("name", ["gpt2", "bert-base-uncased", "qwen3", "t5"])
+def test_famous_ones(name: str, tmp_path: Path) -> None:
+    directory = SHARED / "tokenizers" / name
+    path = directory / "vocab.txt"
+    if not path.exists():
+        path = tmp_path / "tokenizer.json"
+        path.write_bytes(gzip.decompress((directory / "tokenizer.json.gz").read_bytes()))
+    tokenizer = Tokenizer.load(path)
+    for case in json.loads((directory / "reference.json").read_text(encoding="utf-8"))["examples"]:
+        got = tokenizer.encode(case["text"], add_special_tokens=name != "t5")
+        want = (case["hf_ids"] or case["spm_ids"]) if name == "t5" else case["ids"]
+        assert got.ids == want, case["text"]
+        if "offsets" in case:
+            assert [list(offset) for offset in got.offsets] == case["offsets"]

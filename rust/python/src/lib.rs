@@ -10,6 +10,7 @@ mod plan;
 mod program;
 mod tensor;
 mod tokenizer;
+mod tokenizer_gguf;
 mod weights;
 
 use pyo3::pymodule;

@@ -4,16 +4,16 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use lmrs_formats::gguf::Value;
 use lmrs_tensor::{Checkpoint, Metadata};
 use lmrs_tokenizers::{
-    BertVocab, ChatTemplate, DecodeStream, EncodeOptions, Encoding, Error, GgufTokenizer, Side,
-    Strategy, TokenType, Tokenizer, Truncation,
+    BertVocab, ChatTemplate, DecodeStream, EncodeOptions, Encoding, Error, Side, Strategy,
+    Tokenizer, Truncation,
 };
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use crate::error::{PyRes, bad_argument, detached};
+use crate::tokenizer_gguf::{gguf_tokenizer, scalars};
 
 /// A tokenizer; it never changes.
 #[pyclass(frozen, name = "Tokenizer", module = "lmrs._rs")]
@@ -144,26 +144,17 @@ impl PyTokenizer {
 
     /// The tokenizer inside a GGUF file, and what else the file says under `tokenizer.`.
     #[staticmethod]
-    fn from_gguf<'py>(py: Python<'py>, path: PathBuf) -> PyRes<(Self, Bound<'py, PyDict>)> {
+    fn from_gguf(py: Python<'_>, path: PathBuf) -> PyRes<(Self, Bound<'_, PyDict>)> {
         let checkpoint = detached(py, || Checkpoint::open(&path))??;
         let file = path.display().to_string();
         let Metadata::Gguf(metadata) = checkpoint.metadata() else {
             return Err(bad_argument("path", &file, "a GGUF file"));
         };
-        let gguf = gguf(metadata).map_err(|e| e.in_file(&file))?;
+        let gguf = gguf_tokenizer(metadata).map_err(|e| e.in_file(&file))?;
         let tokenizer = detached(py, || Tokenizer::from_gguf(&gguf))?;
         let tokenizer = Self(Arc::new(tokenizer.map_err(|e| e.in_file(&file))?));
         let rest = PyDict::new(py);
-        for (key, value) in metadata {
-            let Some(name) = key.strip_prefix("tokenizer.") else {
-                continue;
-            };
-            match value {
-                Value::String(text) => rest.set_item(name, text)?,
-                Value::Bool(flag) => rest.set_item(name, flag)?,
-                value => integer(value).map_or(Ok(()), |number| rest.set_item(name, number))?,
-            }
-        }
+        scalars(metadata, "tokenizer.", &rest)?;
         Ok((tokenizer, rest))
     }
 
@@ -344,83 +335,4 @@ impl PyChatTemplate {
         let variables = utf8(variables)?;
         Ok(detached(py, || self.0.render(variables))??)
     }
-}
-
-fn integer(value: &Value) -> Option<i64> {
-    Some(match *value {
-        Value::U8(number) => number.into(),
-        Value::I8(number) => number.into(),
-        Value::U16(number) => number.into(),
-        Value::I16(number) => number.into(),
-        Value::U32(number) => number.into(),
-        Value::I32(number) => number.into(),
-        Value::U64(number) => i64::try_from(number).ok()?,
-        Value::I64(number) => number,
-        _ => return None,
-    })
-}
-
-/// The values that the tokenizer needs, each of the type it must have.
-fn gguf(metadata: &BTreeMap<String, Value>) -> Result<GgufTokenizer, Error> {
-    let wrong = |name: &str, expected: &str| Error::Invalid {
-        place: format!("tokenizer.ggml.{name}"),
-        problem: format!("expected {expected}"),
-    };
-    let find = |name: &str| metadata.get(&format!("tokenizer.ggml.{name}"));
-    let text = |name: &str| match find(name) {
-        None => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text.clone())),
-        Some(_) => Err(wrong(name, "a string")),
-    };
-    let flag = |name: &str| match find(name) {
-        None => Ok(None),
-        Some(Value::Bool(flag)) => Ok(Some(*flag)),
-        Some(_) => Err(wrong(name, "true or false")),
-    };
-    let id = |name: &str| {
-        let id = find(name).map(|value| integer(value).and_then(|id| u32::try_from(id).ok()));
-        id.map(|id| id.ok_or_else(|| wrong(name, "a token id")))
-            .transpose()
-    };
-    let list = |name: &str| match find(name) {
-        None => Ok(&[][..]),
-        Some(Value::Array(items)) => Ok(items.as_slice()),
-        Some(_) => Err(wrong(name, "a list")),
-    };
-    let texts = |name: &str| {
-        let item = |item: &Value| match item {
-            Value::String(text) => Ok(text.clone()),
-            _ => Err(wrong(name, "strings")),
-        };
-        list(name)?.iter().map(item).collect::<Result<Vec<_>, _>>()
-    };
-    let score = |item: &Value| match item {
-        Value::F32(score) => Ok(*score),
-        _ => Err(wrong("scores", "32-bit floats")),
-    };
-    let token_type = |item: &Value| {
-        let token_type = integer(item).and_then(TokenType::from_number);
-        token_type.ok_or_else(|| wrong("token_type", "integers from 1 to 6"))
-    };
-    Ok(GgufTokenizer {
-        model: text("model")?
-            .ok_or_else(|| wrong("model", "the name of a tokenizer; the file has none"))?,
-        pre: text("pre")?,
-        tokens: texts("tokens")?,
-        scores: list("scores")?
-            .iter()
-            .map(score)
-            .collect::<Result<_, _>>()?,
-        token_types: list("token_type")?
-            .iter()
-            .map(token_type)
-            .collect::<Result<_, _>>()?,
-        merges: texts("merges")?,
-        bos: id("bos_token_id")?,
-        eos: id("eos_token_id")?,
-        unknown: id("unknown_token_id")?,
-        add_bos: flag("add_bos_token")?,
-        add_eos: flag("add_eos_token")?,
-        add_space_prefix: flag("add_space_prefix")?,
-    })
 }

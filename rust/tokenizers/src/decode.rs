@@ -129,7 +129,7 @@ fn byte_fallback(tokens: Vec<String>) -> Vec<String> {
             .filter(|hex| hex.len() == 2)
             .and_then(|hex| u8::from_str_radix(hex, 16).ok())
         {
-            run.push(byte)
+            run.push(byte);
         } else {
             flush(&mut run, &mut text);
             text.push(token);

@@ -1,5 +1,7 @@
 //! The gradient of a weight.
 
+use std::ops::Range;
+
 use super::packed::PANEL;
 use super::tile::{self, From, Operands};
 use crate::memory::Buffer;
@@ -39,35 +41,66 @@ fn gradient<F: Real>(dy: Rows<F>, x: Rows<F>, dw: RowsMut<F>, from: From) {
     );
     let (outputs, inputs) = (dy.width(), x.width());
     let (dw, level) = (dw.share(), simd::current());
-    let (panels, blocks) = (inputs.div_ceil(PANEL), outputs.div_ceil(ROWS));
-    team::parallel(panels * blocks, |chunk| {
-        let (column, row) = (chunk / blocks * PANEL, chunk % blocks * ROWS);
-        let (dy, x) = (
-            dy.columns(row..outputs.min(row + ROWS)),
-            x.columns(column..inputs.min(column + PANEL)),
-        );
-        F::dispatch(
-            level,
-            Block {
-                dy,
-                x,
+    let (blocks, panels) = (outputs.div_ceil(ROWS), inputs.div_ceil(PANEL));
+    let longest = TOKENS.min(dy.rows());
+    let mut left = Buffer::zeroed(blocks * longest * ROWS);
+    let mut right = Buffer::zeroed(panels * longest * PANEL);
+    let mut token = 0;
+    while token < dy.rows() || token == 0 {
+        let tokens = TOKENS.min(dy.rows() - token);
+        cut(dy.slice(token..token + tokens), ROWS, &mut left);
+        cut(x.slice(token..token + tokens), PANEL, &mut right);
+        let from = if token == 0 { from } else { From::Output };
+        let (left, right) = (&left, &right);
+        team::parallel(blocks * panels, |chunk| {
+            let (block, panel) = (chunk / panels, chunk % panels);
+            let work = Block {
+                a: &left[block * tokens * ROWS..][..tokens * ROWS],
+                b: &right[panel * tokens * PANEL..][..tokens * PANEL],
+                tokens,
                 dw,
-                row,
-                column,
+                rows: block * ROWS..outputs.min((block + 1) * ROWS),
+                columns: panel * PANEL..inputs.min((panel + 1) * PANEL),
                 from,
-            },
-        );
+            };
+            F::dispatch(level, work);
+        });
+        token += TOKENS;
+    }
+}
+
+/// Copies `[T, width]` as `[width/by][T][by]`, so that a tile walks it in order. The last part keeps what it held beyond
+/// the width: it is multiplied into sums that are not used.
+fn cut<F: Real>(rows: Rows<F>, by: usize, to: &mut [F]) {
+    let (tokens, width) = (rows.rows(), rows.width());
+    let parts = width.div_ceil(by);
+    let to = RowsMut::new(to, parts * tokens, by).share();
+    // Sixteen tokens of all parts: rows are read whole.
+    team::parallel(tokens.div_ceil(16), |chunk| {
+        for token in chunk * 16..tokens.min((chunk + 1) * 16) {
+            for (part, from) in rows.row(token).chunks(by).enumerate() {
+                // SAFETY: no other chunk has this token.
+                unsafe { to.part(part * tokens + token, 0..from.len()) }.copy_from_slice(from);
+            }
+        }
     });
 }
 
+/// A block of `dw`, from one block of tokens.
 struct Block<'a, F> {
-    dy: Rows<'a, F>,
-    x: Rows<'a, F>,
+    /// `[tokens][96]` of `dy`.
+    a: &'a [F],
+    /// `[tokens][64]` of `x`.
+    b: &'a [F],
+    tokens: usize,
     dw: Shared<'a, F>,
-    row: usize,
-    column: usize,
+    rows: Range<usize>,
+    columns: Range<usize>,
     from: From,
 }
+
+#[repr(align(64))]
+struct Sums<F>([F; ROWS * PANEL]);
 
 impl<F: Real> Kernel<F> for Block<'_, F> {
     type Output = ();
@@ -75,52 +108,41 @@ impl<F: Real> Kernel<F> for Block<'_, F> {
     #[inline(always)]
     fn run<S: Simd<F>>(self, s: S) {
         let Self {
-            dy,
-            x,
+            a,
+            b,
+            tokens,
             dw,
-            row,
-            column,
+            rows,
+            columns,
             from,
         } = self;
-        let (rows, columns) = (dy.width(), x.width());
-        // Both operands are copied so that the tile walks them in order: dy as `[T][96]`, x as `[T][64]`.
-        let mut a = Buffer::zeroed(TOKENS * ROWS);
-        let mut b = Buffer::zeroed(TOKENS * PANEL);
-        let mut sums = Buffer::zeroed(ROWS * PANEL);
-        let mut token = 0;
-        while token < dy.rows() || token == 0 {
-            let tokens = TOKENS.min(dy.rows() - token);
-            for t in 0..tokens {
-                a[t * ROWS..][..rows].copy_from_slice(dy.row(token + t));
-                b[t * PANEL..][..columns].copy_from_slice(x.row(token + t));
-            }
-            let o = Operands {
-                a: a.as_ptr(),
-                a_row: 1,
-                a_step: ROWS,
-                b: b.as_ptr(),
-                b_step: PANEL,
-                c: sums.as_mut_ptr(),
-                c_row: PANEL,
-            };
-            // SAFETY: the copies hold `tokens` rows of at least `rows` and 64 elements; this chunk owns its part of `dw`.
-            unsafe {
-                tile::product(s, rows, columns, tokens, o, From::Zero);
-                for i in 0..rows {
-                    let out = dw.row_ptr(row + i).add(column);
-                    let mut at = 0;
-                    while at < columns {
-                        let n = S::LANES.min(columns - at);
-                        let mut sum = s.load_part(sums.as_ptr().add(i * PANEL + at), n);
-                        if token > 0 || from == From::Output {
-                            sum = s.add(s.load_part(out.add(at), n), sum);
-                        }
-                        s.store_part(out.add(at), sum, n);
-                        at += n;
+        let mut sums = Sums([F::ZERO; ROWS * PANEL]);
+        let o = Operands {
+            a: a.as_ptr(),
+            a_row: 1,
+            a_step: ROWS,
+            b: b.as_ptr(),
+            b_step: PANEL,
+            c: sums.0.as_mut_ptr(),
+            c_row: PANEL,
+        };
+        // SAFETY: A holds `tokens` rows of 96, B of 64, the sums 96 of 64.
+        unsafe { tile::product(s, rows.len(), columns.len(), tokens, o, From::Zero) };
+        for (row, sums) in rows.zip(sums.0.chunks_exact(PANEL)) {
+            let mut at = 0;
+            while at < columns.len() {
+                let n = S::LANES.min(columns.len() - at);
+                // SAFETY: this chunk alone has these columns of the row; `n` of them are left.
+                unsafe {
+                    let out = dw.row_ptr(row).add(columns.start + at);
+                    let mut sum = s.load_part(sums[at..].as_ptr(), n);
+                    if from == From::Output {
+                        sum = s.add(s.load_part(out, n), sum);
                     }
+                    s.store_part(out, sum, n);
                 }
+                at += n;
             }
-            token += TOKENS;
         }
     }
 }

@@ -159,8 +159,8 @@ class Engine:
         """How well the model predicts a text, read in windows cut by ``protocol`` (see :mod:`lmrs.eval.protocols`).
 
         ``window`` is the most tokens read at once (default: the context), ``stride`` that of strided protocols
-        (default: half the window). Raises InputError for an empty text, one with too few tokens, or an option out of range;
-        ConfigError if the model does not predict the next token.
+        (default: half the window). Raises InputError for an empty text, one with too few tokens, or an option out of
+        range; ConfigError if the model does not predict the next token.
         """
         many = [texts] if isinstance(texts, str) else texts
         frame = Frame(context=self.config.context, window=window, stride=stride, prefix=self._prefix)

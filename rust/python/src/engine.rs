@@ -3,9 +3,8 @@
 use std::sync::{Arc, Mutex};
 
 use lmrs_engine::{
-    Detokenizer, Pieces,
-    Completion, Encoder, Generation, Generator, Limits, Request, Sampling, Segmented, StopStrings,
-    Window, check_ids,
+    Completion, Detokenizer, Encoder, Generation, Generator, Limits, Pieces, Request, Sampling,
+    Segmented, StopStrings, Window, check_ids,
 };
 use lmrs_tokenizers::{DecodeStream, Tokenizer};
 use numpy::{IntoPyArray, PyArray1};
@@ -120,7 +119,8 @@ impl PyGenerator {
         context: Option<usize>,
         encoder: Option<(PyRef<'_, PyPlan>, usize, u32)>,
     ) -> Self {
-        let detokenizer = tokenizer.map(|t| Arc::new(Native(Arc::clone(&t.0))) as Arc<dyn Detokenizer>);
+        let detokenizer =
+            tokenizer.map(|t| Arc::new(Native(Arc::clone(&t.0))) as Arc<dyn Detokenizer>);
         let encoder = encoder.map(|(plan, width, start)| Encoder {
             plan: plan.0.clone(),
             width,

@@ -24,9 +24,9 @@ mod _rs {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::machine::{instruction_set, threads, version};
-    #[pymodule_export]
     use crate::engine::{PyGenerator, PyStream, embed, sampling_distribution, score};
+    #[pymodule_export]
+    use crate::machine::{instruction_set, threads, version};
     #[pymodule_export]
     use crate::plan::PyPlan;
     #[pymodule_export]

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
 import tokenizers as peer
 from hypothesis import given
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers
 from transformers.utils.chat_template_utils import render_jinja_template
 
+from lmrs import _rs
 from lmrs.errors import InputError, TokenizerError
 from lmrs.tokenizer import Tokenizer
 
@@ -76,10 +76,9 @@ def real(request: pytest.FixtureRequest, smollm2_gguf: Path, minilm_dir: Path) -
 
 
 def smollm2(path: Path) -> peer.Tokenizer:
-    fields = gguf.GGUFReader(path).fields
-    tokens = fields["tokenizer.ggml.tokens"].contents()
-    merges = [tuple(line.split(" ")) for line in fields["tokenizer.ggml.merges"].contents()]
-    kinds = fields["tokenizer.ggml.token_type"].contents()
+    values = _rs.Checkpoint.open(path).metadata
+    tokens, kinds = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
+    merges = [tuple(line.split(" ")) for line in values["tokenizer.ggml.merges"]]
     tokenizer = peer.Tokenizer(models.BPE({token: at for at, token in enumerate(tokens)}, merges))
     words = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)

@@ -14,7 +14,7 @@ LAYERS = [
     ["batch", "ops"],
     ["nn"],
     ["backend", "tokenizer"],
-    ["gguf", "initialise", "weights"],
+    ["fingerprint", "gguf", "initialise", "weights"],
     ["models", "delta"],
     ["engine", "eval", "train"],
     ["terminal"],

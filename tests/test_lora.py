@@ -11,7 +11,6 @@ import numpy as np
 import peft
 import pytest
 import torch
-from lmrs.weights import read_safetensors, write_safetensors
 
 import lmrs
 from lmrs import _rs, delta, models, ops
@@ -19,6 +18,7 @@ from lmrs.backend import native, record
 from lmrs.batch import Batch, Ragged
 from lmrs.delta import LoRA
 from lmrs.errors import ConfigError, FormatError, InputError, MissingFileError
+from lmrs.weights import read_safetensors, write_safetensors
 
 FIXTURES = Path(__file__).parent / "fixtures"
 FAMILIES = ["gpt2", "llama", "bert", "t5"]

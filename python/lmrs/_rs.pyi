@@ -192,3 +192,16 @@ def embed(
     vocabulary: int,
     context: int | None = None,
 ) -> Tensor: ...
+
+# --- optimiser ---
+
+@final
+class AdamW:
+    def __new__(
+        cls, *, learning_rate: float, beta1: float, beta2: float, eps: float, weight_decay: float
+    ) -> AdamW: ...
+    def step(
+        self, step: int, parameter: Tensor, gradient: Tensor, scale: float, moments: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]: ...
+
+def norm(tensors: Sequence[Tensor]) -> float: ...

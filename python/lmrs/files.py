@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import mkdtemp
+from secrets import token_hex
 from typing import Any
 
 from lmrs.errors import FileError, FormatError, InputError, MissingFileError
@@ -16,31 +16,38 @@ from lmrs.errors import FileError, FormatError, InputError, MissingFileError
 def replaced_directory(path: Path, *, names: Collection[str]) -> Iterator[Path]:
     """An empty directory to write into, which takes the place of ``path`` once the block ends without an error.
 
-    Until then what is at ``path`` stays. Files are synced to the disk before the exchange. A directory already there is
-    replaced only if it holds nothing but files called ``names``, so that a mistaken path loses nothing: InputError.
+    Until then what is at ``path`` stays. Files are synced to the disk before the exchange. Raises InputError if there
+    is a directory that holds anything but files called ``names``, so that a mistaken path loses nothing, and FileError
+    if the system refuses.
     """
     path = path.absolute()
     if path.exists() and not path.is_dir():
         raise InputError(f"{path} is a file, expected a directory or nothing")
     if path.exists() and (strange := sorted({entry.name for entry in path.iterdir()} - set(names))):
         raise InputError(f"{path} holds {', '.join(strange[:4])} and is not replaced; choose a new directory")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    fresh = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fresh = _beside(path)
+        fresh.mkdir()
         yield fresh
-        fresh.chmod(0o777 & ~_umask())
         for entry in (*fresh.iterdir(), fresh):
             _sync(entry)
         if path.exists():
-            old = Path(mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+            old = _beside(path)
             path.replace(old)
             fresh.replace(path)
             shutil.rmtree(old)
         else:
             fresh.replace(path)
         _sync(path.parent)
+    except FileError:
+        raise
+    except OSError as error:
+        raise FileError(f"{path} cannot be written: {error.strerror}") from error
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        if fresh is not None:
+            shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _sync(path: Path) -> None:
@@ -51,10 +58,9 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _beside(path: Path) -> Path:
+    """A hidden name in the same directory that nothing has."""
+    return path.with_name(f".{path.name}.{token_hex(8)}")
 
 
 def write_json(path: Path, fields: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """The native interpreter: each op runs its Rust kernel at once, and a tape, if one is open, takes note of it."""
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from lmrs import _rs, ops
 from lmrs.batch import Ragged
-from lmrs.errors import InputError
+from lmrs.errors import InputError, ShapeError
 from lmrs.nn.module import Module, Parameter
 
 Gradients = dict[str, _rs.Tensor]
@@ -122,3 +123,45 @@ def value_and_grad(
     tensors = [tensor for p in trainable.values() if (tensor := _tensor(p)) is not None]
     value, grads = differentiate(loss, [Array(tensor) for tensor in tensors], randomness=randomness)
     return value.item(), {path: grad.tensor for path, grad in zip(trainable, grads, strict=True) if grad is not None}
+
+
+def added(x: _rs.Tensor, y: _rs.Tensor) -> _rs.Tensor:
+    """``x + y``, of one shape."""
+    flat = [tensor.reshape([1, math.prod(x.shape)]) for tensor in (x, y)]
+    return _rs.apply("add", "{}", flat, []).reshape(x.shape)
+
+
+def norm(gradients: Sequence[_rs.Tensor]) -> float:
+    """``√Σ g²`` over all elements of ``gradients``, summed in float64; not finite if one of them is not."""
+    return _rs.norm(gradients)
+
+
+def adamw(
+    parameter: _rs.Tensor,
+    gradient: _rs.Tensor,
+    moments: tuple[_rs.Tensor, _rs.Tensor] | None,
+    *,
+    step: int,
+    scale: float,
+    **settings: float,
+) -> tuple[_rs.Tensor, tuple[_rs.Tensor, _rs.Tensor]]:
+    """The parameter and its moments after the ``step``-th step, counted from 1, by ``scale·gradient``.
+
+    ``settings`` are those of :class:`lmrs.train.AdamW`; ``moments`` are None before the first step.
+    """
+    if moments is None:
+        zeros = _rs.Tensor.from_numpy(np.zeros(parameter.shape, parameter.dtype))
+        moments = zeros, zeros
+    return _rs.AdamW(**settings).step(step, parameter, gradient, scale, moments)
+
+
+def numpy(tensor: _rs.Tensor) -> npt.NDArray[Any]:
+    """``tensor`` as a numpy array."""
+    return tensor.numpy()
+
+
+def like(tensor: _rs.Tensor, values: npt.NDArray[Any]) -> _rs.Tensor:
+    """``values`` in place of ``tensor``. Raises ShapeError if they have another shape or dtype."""
+    if list(values.shape) != tensor.shape or values.dtype != tensor.dtype:
+        raise ShapeError(f"{values.dtype} {list(values.shape)}, expected {tensor.dtype} {tensor.shape}")
+    return _rs.Tensor.from_numpy(values)

@@ -1,7 +1,7 @@
 """The recording interpreter: nothing runs; the ops a model asks for are written into a Program.
 
-A recorded value has no numbers and no length, so a model cannot depend on either, and one Program serves prefill, decode,
-scoring and batches of any size.
+A recorded value has no numbers and no length, so a model cannot depend on either, and one Program serves prefill,
+decode, scoring and batches of any size.
 """
 
 import json
@@ -95,8 +95,8 @@ def record(
     """The Program of ``run(batch)``, a call of ``model`` on a symbolic batch.
 
     With ``memory_width`` the batch is a decoder's: ``run(batch, memory, memory_seqs)`` also gets the encoder's states
-    ``memory [S, memory_width]`` and their stream, both named ``memory``. Raises InputError where the model looks at values
-    or lengths, ShapeError where shapes do not fit.
+    ``memory [S, memory_width]`` and their stream, both named ``memory``. Raises InputError where the model looks at
+    values or lengths, ShapeError where shapes do not fit.
     """
     writer = Writer(model)
     arguments: list[Any] = [SymbolicBatch(writer)]

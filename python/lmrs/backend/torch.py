@@ -6,7 +6,7 @@ whole sequences: a cache slot is ignored.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import replace
 from typing import Any, TypeVar
@@ -88,6 +88,48 @@ def value_and_grad(
         grads = torch.autograd.grad(value, list(trainable.values()), allow_unused=True)
     found = {path: grad for path, grad in zip(trainable, grads, strict=True) if grad is not None}
     return float(value.detach()), found
+
+
+def added(x: Tensor, y: Tensor) -> Tensor:
+    """``x + y``."""
+    return x + y
+
+
+def norm(gradients: Sequence[Tensor]) -> float:
+    """``√Σ g²`` over all elements of ``gradients``, summed in float64; not finite if one of them is not."""
+    return math.sqrt(math.fsum(float(gradient.double().square().sum()) for gradient in gradients))
+
+
+def adamw(
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: tuple[Tensor, Tensor] | None,
+    *,
+    step: int,
+    scale: float,
+    learning_rate: float,
+    beta1: float,
+    beta2: float,
+    eps: float,
+    weight_decay: float,
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """As :func:`lmrs.backend.native.adamw`."""
+    with torch.no_grad():
+        gradient = scale * gradient
+        mean, square = moments or (torch.zeros_like(parameter), torch.zeros_like(parameter))
+        mean = beta1 * mean + (1 - beta1) * gradient
+        square = beta2 * square + (1 - beta2) * gradient.square()
+        root = (square / (1 - beta2**step)).sqrt() + eps
+        stepped = (1 - learning_rate * weight_decay) * parameter - learning_rate / (1 - beta1**step) * mean / root
+    return stepped.requires_grad_(), (mean, square)
+
+
+def like(tensor: Tensor, values: npt.NDArray[Any]) -> Tensor:
+    """``values`` in place of ``tensor``, on its device. Raises ShapeError if they have another shape or dtype."""
+    new = array(values)
+    if new.shape != tensor.shape or new.dtype != tensor.dtype:
+        raise ShapeError(f"{new.dtype} {list(new.shape)}, expected {tensor.dtype} {list(tensor.shape)}")
+    return new.to(tensor.device).requires_grad_(tensor.requires_grad)
 
 
 def embed(table: Tensor, ids: Tensor) -> Tensor:

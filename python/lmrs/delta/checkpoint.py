@@ -5,9 +5,10 @@ from pathlib import Path
 
 from lmrs.backend import native
 from lmrs.delta import peft
-from lmrs.delta.tree import M, fingerprint, stripped
+from lmrs.delta.tree import M, stripped
 from lmrs.errors import ConfigError, FormatError
 from lmrs.files import read_json, replaced_directory, write_json
+from lmrs.fingerprint import fingerprint
 from lmrs.nn.module import Module
 from lmrs.weights import read_safetensors, write_safetensors
 
@@ -27,7 +28,7 @@ def save(tuned: Module, path: str | os.PathLike[str]) -> None:
     trained = [name for name, parameter in stripped(tuned).named_parameters().items() if parameter.trainable]
     if trained:
         raise ConfigError(f"a delta cannot hold the base, of which {', '.join(trained[:8])} is trainable")
-    origin = {"format": _FORMAT, "base_sha256": fingerprint(tuned), "parts": parts}
+    origin = {"format": _FORMAT, "base_sha256": _base(tuned), "parts": parts}
     with replaced_directory(Path(path), names={_CONFIG, _WEIGHTS, _ORIGIN, "README.md"}) as directory:
         data = {name: native.array(values).tensor for name, values in tensors.items()}
         write_safetensors(directory / _WEIGHTS, data, metadata={"format": "pt"})
@@ -48,7 +49,7 @@ def load(model: M, path: str | os.PathLike[str], *, any_base: bool = False) -> M
         origin = read_json(directory / _ORIGIN)
         if origin.get("format") != _FORMAT or not _are_parts(origin.get("parts")):
             raise FormatError(f"{directory / _ORIGIN} is not what lmrs {_FORMAT!r} writes")
-        if not any_base and origin.get("base_sha256") != (found := fingerprint(model)):
+        if not any_base and origin.get("base_sha256") != (found := _base(model)):
             trained_on = str(origin.get("base_sha256"))[:12]
             raise ConfigError(f"{directory} was trained on weights {trained_on}…, this model has {found[:12]}…")
     tensors = {name: tensor.cast("float32").numpy() for name, tensor in read_safetensors(directory / _WEIGHTS).items()}
@@ -56,6 +57,12 @@ def load(model: M, path: str | os.PathLike[str], *, any_base: bool = False) -> M
         return peft.read(model, config, tensors, origin.get("parts", {}))
     except (ConfigError, FormatError) as error:
         raise type(error)(f"{directory}: {error}") from None
+
+
+def _base(model: Module) -> str:
+    """The fingerprint of the weights under the deltas."""
+    weights = sorted(stripped(model).named_parameters().items())
+    return fingerprint((path, native.tensor(parameter).numpy()) for path, parameter in weights)
 
 
 def _are_parts(parts: object) -> bool:

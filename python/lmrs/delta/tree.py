@@ -1,12 +1,8 @@
 """What all deltas have in common: where they are in a model, and the model without them."""
 
-import hashlib
 from dataclasses import replace
 from typing import TypeVar
 
-import numpy as np
-
-from lmrs.backend import native
 from lmrs.errors import ConfigError
 from lmrs.nn.module import Constant, Module, Parameter
 
@@ -51,12 +47,3 @@ def merge(model: M) -> M:
 
 def _trainable(parameter: Parameter) -> Parameter:
     return parameter if isinstance(parameter, Constant) else replace(parameter, trainable=True)
-
-
-def fingerprint(model: Module) -> str:
-    """The SHA-256 of the weights under the deltas: paths, shapes and values as float32, whatever they are stored as."""
-    digest = hashlib.sha256()
-    for path, parameter in sorted(stripped(model).named_parameters().items()):
-        digest.update(f"{path} {list(parameter.shape)}\n".encode())
-        digest.update(np.ascontiguousarray(native.tensor(parameter).numpy(), np.float32).data)
-    return digest.hexdigest()

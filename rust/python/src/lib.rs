@@ -6,6 +6,7 @@
 mod engine;
 mod error;
 mod machine;
+mod optimiser;
 mod plan;
 mod program;
 mod tensor;
@@ -27,6 +28,8 @@ mod _rs {
     use crate::engine::{PyGenerator, PyStream, embed, sampling_distribution, score};
     #[pymodule_export]
     use crate::machine::{instruction_set, threads, version};
+    #[pymodule_export]
+    use crate::optimiser::{PyAdamW, norm};
     #[pymodule_export]
     use crate::plan::PyPlan;
     #[pymodule_export]

@@ -1,0 +1,29 @@
+"""Training: an objective says what is minimised, :func:`fit` minimises it, one file each.
+
+    history = lmrs.train.fit(lmrs.train.clm(model, texts, context=256), steps=200)
+
+The model is trained in place; what it was loaded from is untouched.
+"""
+
+from lmrs.train.clm import clm
+from lmrs.train.loop import fit
+from lmrs.train.objective import Example, NextToken, Objective
+from lmrs.train.optimiser import AdamW
+from lmrs.train.run import History, Step
+from lmrs.train.schedule import Constant, Cosine, Linear
+from lmrs.train.sft import sft
+
+__all__ = [
+    "AdamW",
+    "Constant",
+    "Cosine",
+    "Example",
+    "History",
+    "Linear",
+    "NextToken",
+    "Objective",
+    "Step",
+    "clm",
+    "fit",
+    "sft",
+]

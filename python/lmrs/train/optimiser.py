@@ -1,0 +1,74 @@
+"""AdamW over the parameters of a model, whatever backend they are on."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmrs.errors import InputError
+from lmrs.nn.module import Parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW:
+    """AdamW (Loshchilov & Hutter 2019).
+
+    With g the gradient and η the learning rate at step t, counted from 1: ``m ← β₁·m + (1-β₁)·g``, ``v ← β₂·v +
+    (1-β₂)·g²``, ``θ ← θ - η·λ·θ - η·m̂ / (√v̂ + ε)``, where ``m̂ = m / (1-β₁ᵗ)`` and ``v̂ = v / (1-β₂ᵗ)``.
+    ``weight_decay`` λ acts on matrices alone: norms and biases do not decay. Raises InputError for a setting outside
+    its range.
+    """
+
+    learning_rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "eps", "weight_decay"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InputError(f"{name} is {getattr(self, name)}, expected a number of at least 0")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"{name} is {getattr(self, name)}, expected 0 <= {name} < 1")
+
+
+@dataclass
+class Optimiser:
+    """AdamW at work: ``moments`` are (m, v) of each parameter by path, ``steps`` how many steps were made."""
+
+    settings: AdamW
+    backend: Any
+    steps: int = 0
+    moments: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+
+    def step(
+        self, parameters: Mapping[str, Parameter], gradients: Mapping[str, Any], *, scale: float, factor: float
+    ) -> None:
+        """Update ``parameters`` in place by ``scale·gradients``, at ``factor`` of the learning rate."""
+        self.steps += 1
+        for path, gradient in gradients.items():
+            parameter = parameters[path]
+            parameter.data, self.moments[path] = self.backend.adamw(
+                parameter.data,
+                gradient,
+                self.moments.get(path),
+                step=self.steps,
+                scale=scale,
+                learning_rate=factor * self.settings.learning_rate,
+                beta1=self.settings.beta1,
+                beta2=self.settings.beta2,
+                eps=self.settings.eps,
+                weight_decay=self.settings.weight_decay if len(parameter.shape) > 1 else 0.0,
+            )
+
+
+def finite_norm(backend: Any, gradients: Mapping[str, Any]) -> float:
+    """``√Σ g²`` over all gradients. Raises InputError naming the parameters whose gradient is not finite."""
+    norm: float = backend.norm(list(gradients.values()))
+    if math.isfinite(norm):
+        return norm
+    wrong = [path for path, gradient in gradients.items() if not math.isfinite(backend.norm([gradient]))]
+    more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
+    raise InputError(f"the gradient of {', '.join(wrong[:4])}{more} is not finite; the model is as before this step")

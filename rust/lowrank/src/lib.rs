@@ -1,101 +1,104 @@
-//! Low-rank updates: `y += scale·(x·Aᵀ)·Bᵀ` (Hu et al. 2021), its gradients, and merging into the weight.
+//! Low-rank updates: `y = base + scale·(x·Aᵀ)·Bᵀ` (Hu et al. 2021), its gradients, and merging into the weight.
+//!
+//! The matrices come packed, since a pair is used far more often than it changes.
 #![forbid(unsafe_code)]
 
 use lmrs_kernels::linear::{Epilogue, Onto, Packed, gradient_weight, matmul};
 use lmrs_kernels::{Real, Rows, RowsMut};
 
-/// A low-rank pair, packed for both directions: `a [r, i]`, `b [o, r]`.
+/// A low-rank pair on its way forward.
 pub struct LowRank<'a, F> {
-    /// The down-projection.
-    pub a: Rows<'a, F>,
-    /// The up-projection.
-    pub b: Rows<'a, F>,
+    /// The down-projection `[r, i]`, packed.
+    pub a: &'a Packed<F>,
+    /// The up-projection `[o, r]`, packed.
+    pub b: &'a Packed<F>,
     /// `alpha / rank`.
     pub scale: F,
 }
 
-/// The gradients of a low-rank update.
-pub struct Gradients<'a, F> {
-    /// `scale·(dy·B)·A`, `[T, i]`.
-    pub x: RowsMut<'a, F>,
-    /// `scale·(dy·B)ᵀ·x`, `[r, i]`.
-    pub a: RowsMut<'a, F>,
-    /// `scale·dyᵀ·(x·Aᵀ)`, `[o, r]`.
-    pub b: RowsMut<'a, F>,
-}
-
 impl<F: Real> LowRank<'_, F> {
-    /// `scale·x·Aᵀ` `[T, r]`.
-    fn down(&self, x: Rows<F>) -> Vec<F> {
-        let rank = self.a.rows();
-        let mut down = vec![F::ZERO; x.rows() * rank];
-        let out = RowsMut::new(&mut down, x.rows(), rank);
+    /// `y = base + scale·(x·Aᵀ)·Bᵀ`; returns `x·Aᵀ` `[T, r]`, which the gradients need.
+    ///
+    /// # Panics
+    /// If the shapes disagree.
+    pub fn add(&self, x: Rows<F>, base: Rows<F>, y: RowsMut<F>) -> Vec<F> {
+        let rank = self.a.outputs();
+        let down = product(x, self.a, F::ONE);
         let epilogue = Epilogue {
             scale: self.scale,
+            onto: Onto::Rows(base),
             ..Epilogue::default()
         };
-        matmul(x, &Packed::new(self.a), out, &epilogue);
+        matmul(Rows::new(&down, x.rows(), rank), self.b, y, &epilogue);
         down
     }
+}
 
-    /// `y += scale·(x·Aᵀ)·Bᵀ`.
+/// The same pair on its way back.
+pub struct Transposed<'a, F> {
+    /// The down-projection `[r, i]`, packed transposed.
+    pub a: &'a Packed<F>,
+    /// The up-projection `[o, r]`, packed transposed.
+    pub b: &'a Packed<F>,
+    /// `alpha / rank`.
+    pub scale: F,
+}
+
+/// Where the gradients of a low-rank update go; those that are asked for.
+pub struct Gradients<'a, F> {
+    /// `scale·(dy·B)·A`, `[T, i]`.
+    pub x: Option<RowsMut<'a, F>>,
+    /// `scale·(dy·B)ᵀ·x`, `[r, i]`.
+    pub a: Option<RowsMut<'a, F>>,
+    /// `scale·dyᵀ·(x·Aᵀ)`, `[o, r]`.
+    pub b: Option<RowsMut<'a, F>>,
+}
+
+impl<F: Real> Transposed<'_, F> {
+    /// The gradients, given `dy` `[T, o]` and what [`LowRank::add`] returned.
     ///
     /// # Panics
     /// If the shapes disagree.
-    pub fn add(&self, x: Rows<F>, y: RowsMut<F>) {
-        let down = self.down(x);
-        let down = Rows::new(&down, x.rows(), self.a.rows());
-        let epilogue = Epilogue {
-            onto: Onto::Output,
-            ..Epilogue::default()
-        };
-        matmul(down, &Packed::new(self.b), y, &epilogue);
+    pub fn gradients(&self, x: Rows<F>, down: &[F], dy: Rows<F>, grads: Gradients<F>) {
+        let (rows, rank) = (x.rows(), self.b.outputs());
+        if grads.x.is_some() || grads.a.is_some() {
+            let up = product(dy, self.b, self.scale);
+            let up = Rows::new(&up, rows, rank);
+            if let Some(da) = grads.a {
+                gradient_weight(up, x, da);
+            }
+            if let Some(dx) = grads.x {
+                matmul(up, self.a, dx, &Epilogue::default());
+            }
+        }
+        if let Some(db) = grads.b {
+            let down: Vec<F> = down.iter().map(|&d| d * self.scale).collect();
+            gradient_weight(dy, Rows::new(&down, rows, rank), db);
+        }
     }
+}
 
-    /// The gradients, given `dy` `[T, o]`.
-    ///
-    /// # Panics
-    /// If the shapes disagree.
-    pub fn backward(&self, x: Rows<F>, dy: Rows<F>, grads: Gradients<F>) {
-        let (rows, rank) = (x.rows(), self.a.rows());
-        let scaled = Epilogue {
-            scale: self.scale,
-            ..Epilogue::default()
-        };
-        let mut up = vec![F::ZERO; rows * rank];
-        matmul(
-            dy,
-            &Packed::transposed(self.b),
-            RowsMut::new(&mut up, rows, rank),
-            &scaled,
-        );
-        let up = Rows::new(&up, rows, rank);
-        gradient_weight(up, x, grads.a);
-        matmul(
-            up,
-            &Packed::transposed(self.a),
-            grads.x,
-            &Epilogue::default(),
-        );
-        let down = self.down(x);
-        gradient_weight(dy, Rows::new(&down, rows, rank), grads.b);
-    }
+/// `scale·x·Wᵀ`.
+fn product<F: Real>(x: Rows<F>, weight: &Packed<F>, scale: F) -> Vec<F> {
+    let mut out = vec![F::ZERO; x.rows() * weight.outputs()];
+    let epilogue = Epilogue {
+        scale,
+        ..Epilogue::default()
+    };
+    let rows = RowsMut::new(&mut out, x.rows(), weight.outputs());
+    matmul(x, weight, rows, &epilogue);
+    out
+}
 
-    /// `W + scale·B·A`, the weight that does the same without the update; `W` and the result are `[o, i]`.
-    ///
-    /// # Panics
-    /// If the shapes disagree.
-    pub fn merge(&self, weight: Rows<F>, mut merged: RowsMut<F>) {
-        let epilogue = Epilogue {
-            scale: self.scale,
-            onto: Onto::Rows(weight),
-            ..Epilogue::default()
-        };
-        matmul(
-            self.b,
-            &Packed::transposed(self.a),
-            merged.reborrow(),
-            &epilogue,
-        );
-    }
+/// `W + scale·B·A` for `a` `[r, i]` and `b` `[o, r]`: the weight that does the same without the update, `[o, i]` like `W`.
+///
+/// # Panics
+/// If the shapes disagree.
+pub fn merge<F: Real>(weight: Rows<F>, a: Rows<F>, b: Rows<F>, scale: F, merged: RowsMut<F>) {
+    let epilogue = Epilogue {
+        scale,
+        onto: Onto::Rows(weight),
+        ..Epilogue::default()
+    };
+    matmul(b, &Packed::transposed(a), merged, &epilogue);
 }

@@ -1,8 +1,9 @@
 //! Against plain 64-bit loops and central differences, at every instruction set.
 
+use lmrs_kernels::linear::Packed;
 use lmrs_kernels::simd::with_level;
 use lmrs_kernels::{Level, Real, Rows, RowsMut};
-use lmrs_lowrank::{Gradients, LowRank};
+use lmrs_lowrank::{Gradients, LowRank, Transposed, merge};
 use proptest::prelude::*;
 
 fn values(n: usize, seed: u64) -> Vec<f64> {
@@ -82,24 +83,24 @@ fn naive(case: &Case, x: &[f64], a: &[f64], b: &[f64]) -> Vec<f64> {
     y
 }
 
-fn pair<'a, F: Real>(case: &Case, a: &'a [F], b: &'a [F]) -> LowRank<'a, F> {
-    LowRank {
-        a: Rows::new(a, case.rank, case.inputs),
-        b: Rows::new(b, case.outputs, case.rank),
-        scale: F::of(SCALE),
-    }
-}
-
-fn forward<F: Real>(case: &Case) -> Vec<F> {
-    let (x, a, b, mut y) = (
+/// The result and `x·Aᵀ`.
+fn forward<F: Real>(case: &Case) -> (Vec<F>, Vec<F>) {
+    let (x, a, b, base) = (
         of(&case.x()),
         of(&case.a()),
         of(&case.b()),
         of::<F>(&case.y()),
     );
+    let pair = LowRank {
+        a: &Packed::new(Rows::new(&a, case.rank, case.inputs)),
+        b: &Packed::new(Rows::new(&b, case.outputs, case.rank)),
+        scale: F::of(SCALE),
+    };
+    let mut y = vec![F::of(f64::NAN); base.len()];
     let out = RowsMut::new(&mut y, case.rows, case.outputs);
-    pair(case, &a, &b).add(Rows::new(&x, case.rows, case.inputs), out);
-    y
+    let base = Rows::new(&base, case.rows, case.outputs);
+    let down = pair.add(Rows::new(&x, case.rows, case.inputs), base, out);
+    (y, down)
 }
 
 fn backward<F: Real>(case: &Case, dy: &[f64]) -> [Vec<F>; 3] {
@@ -108,12 +109,20 @@ fn backward<F: Real>(case: &Case, dy: &[f64]) -> [Vec<F>; 3] {
     let mut grads = [&x, &a, &b].map(|part| vec![F::of(f64::NAN); part.len()]);
     let [dx, da, db] = &mut grads;
     let into = Gradients {
-        x: RowsMut::new(dx, case.rows, case.inputs),
-        a: RowsMut::new(da, case.rank, case.inputs),
-        b: RowsMut::new(db, case.outputs, case.rank),
+        x: Some(RowsMut::new(dx, case.rows, case.inputs)),
+        a: Some(RowsMut::new(da, case.rank, case.inputs)),
+        b: Some(RowsMut::new(db, case.outputs, case.rank)),
     };
-    let dy = Rows::new(&dy, case.rows, case.outputs);
-    pair(case, &a, &b).backward(Rows::new(&x, case.rows, case.inputs), dy, into);
+    let pair = Transposed {
+        a: &Packed::transposed(Rows::new(&a, case.rank, case.inputs)),
+        b: &Packed::transposed(Rows::new(&b, case.outputs, case.rank)),
+        scale: F::of(SCALE),
+    };
+    let (x, dy) = (
+        Rows::new(&x, case.rows, case.inputs),
+        Rows::new(&dy, case.rows, case.outputs),
+    );
+    pair.gradients(x, &forward(case).1, dy, into);
     grads
 }
 
@@ -137,8 +146,8 @@ proptest! {
     #[test]
     fn adds_the_update(case in cases(150)) {
         let want = naive(&case, &case.x(), &case.a(), &case.b());
-        assert_close(&forward::<f64>(&case), &want, 1e-13, "f64");
-        each_level(|level| assert_close(&forward::<f32>(&case), &want, 2e-5, &format!("{level:?}")));
+        assert_close(&forward::<f64>(&case).0, &want, 1e-13, "f64");
+        each_level(|level| assert_close(&forward::<f32>(&case).0, &want, 2e-5, &format!("{level:?}")));
     }
 
     #[test]
@@ -187,7 +196,10 @@ proptest! {
             let (a, b, weight) = (of::<f32>(&a), of::<f32>(&b), of::<f32>(&weight));
             let mut merged = vec![f32::NAN; weight.len()];
             let rows = Rows::new(&weight, case.outputs, case.inputs);
-            pair(&case, &a, &b).merge(rows, RowsMut::new(&mut merged, case.outputs, case.inputs));
+            let a = Rows::new(&a, case.rank, case.inputs);
+            let b = Rows::new(&b, case.outputs, case.rank);
+            let into = RowsMut::new(&mut merged, case.outputs, case.inputs);
+            merge(rows, a, b, SCALE as f32, into);
             assert_close(&merged, &want, 5e-6, &format!("{level:?}"));
         });
     }

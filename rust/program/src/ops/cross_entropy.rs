@@ -1,5 +1,6 @@
 //! Cross-entropy with the head fused in: `-log softmax(x·Wᵀ + b)[label]`, summed or averaged; the logits never stored.
 
+use lmrs_kernels::Real;
 use lmrs_tensor::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -50,14 +51,14 @@ impl Operation for CrossEntropy {
             } else {
                 (head.logprobs()?, Vec::new())
             };
-            let loss = -logprobs.iter().map(|&l: &T| l as f64).sum::<f64>() / divisor as f64;
+            let loss = -logprobs.iter().map(|l: &T| l.to_f64()).sum::<f64>() / divisor as f64;
             let kept = grads.into_iter().map(|g| g.unwrap_or_else(|| Tensor::zeros::<T>([0]))).collect();
             Ok(Forward { output: Tensor::new(vec![loss as T], [1, 1])?, kept })
         })
     }
 
     fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let by = float!(grad, T => grad.values::<T>()?[0] as f64);
+        let by = float!(grad, T => grad.values::<T>()?[0].to_f64());
         let scaled = |kept: &Tensor| {
             if kept.is_empty() {
                 Ok(None)

@@ -78,6 +78,6 @@ pub(super) fn packed_transpose<T: Real + Element>(weight: &Tensor) -> Result<Arc
 fn input_gradient<T: Real + Element>(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let (dy, packed) = (view::<T>(grad)?, packed_transpose(weight)?);
     matrix(grad.rows(), weight.width(), |dx| {
-        matmul(dy, &packed, dx, &Epilogue::default())
+        matmul(dy, &packed, dx, &Epilogue::default());
     })
 }

@@ -1,10 +1,11 @@
-//! `y = base + scale·(x·Aᵀ)·Bᵀ`, the update of LoRA (Hu et al. 2021, eq. 3).
+//! `y = base + scale·(x·Aᵀ)·Bᵀ`, the update of `LoRA` (Hu et al. 2021, eq. 3).
 
-use lmrs_kernels::{Rows, RowsMut};
-use lmrs_lowrank::{Gradients, LowRank as Pair};
-use lmrs_tensor::{Result, Tensor};
+use lmrs_kernels::RowsMut;
+use lmrs_lowrank::{Gradients, LowRank as Pair, Transposed};
+use lmrs_tensor::{Error, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::linear::{packed, packed_transpose};
 use super::{float, view};
 use crate::op::{Call, Forward, Operation, Saved, required};
 use crate::{Meta, meta};
@@ -34,14 +35,17 @@ impl Operation for LowRank {
         Ok(base.clone())
     }
 
-    fn forward(&self, _: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward> {
+    fn forward(&self, call: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward> {
         let (base, x) = (required(NAME, inputs, 0)?, required(NAME, inputs, 1)?);
         let (a, b) = (required(NAME, inputs, 2)?, required(NAME, inputs, 3)?);
         float!(x, T => {
-            let pair = Pair { a: view::<T>(a)?, b: view(b)?, scale: self.scale as T };
-            let mut y = base.values::<T>()?.to_vec();
-            pair.add(view(x)?, RowsMut::new(&mut y, base.rows(), base.width()));
-            Ok(Tensor::new(y, base.shape())?.into())
+            let (down, up) = (packed::<T>(a)?, packed(b)?);
+            let pair = Pair { a: &down, b: &up, scale: self.scale as T };
+            let mut y = vec![0.0; base.len()];
+            let down = pair.add(view(x)?, view(base)?, RowsMut::new(&mut y, base.rows(), base.width()));
+            let keep = call.needs.get(3) == Some(&true);
+            let kept = if keep { vec![Tensor::new(down, [x.rows(), a.rows()])?] } else { Vec::new() };
+            Ok(Forward { output: Tensor::new(y, base.shape())?, kept })
         })
     }
 
@@ -51,19 +55,24 @@ impl Operation for LowRank {
             required(NAME, saved.inputs, 2)?,
             required(NAME, saved.inputs, 3)?,
         );
+        let wants = |index: usize| saved.needs.get(index) == Some(&true);
         float!(x, T => {
-            let pair = Pair { a: view::<T>(a)?, b: view(b)?, scale: self.scale as T };
-            let (rows, dy): (Rows<'_, T>, _) = (view(x)?, view(grad)?);
-            let mut parts = [x, a, b].map(|t| vec![0.0 as T; t.len()]);
-            let [dx, da, db] = &mut parts;
-            pair.backward(rows, dy, Gradients {
-                x: RowsMut::new(dx, x.rows(), x.width()),
-                a: RowsMut::new(da, a.rows(), a.width()),
-                b: RowsMut::new(db, b.rows(), b.width()),
+            let down = match saved.kept.first() {
+                Some(down) => down.values::<T>()?,
+                None if wants(3) => return Err(Error::Internal("low_rank kept no x·Aᵀ".into())),
+                None => &[],
+            };
+            let (from_down, from_up) = (packed_transpose::<T>(a)?, packed_transpose(b)?);
+            let pair = Transposed { a: &from_down, b: &from_up, scale: self.scale as T };
+            let buffer = |wanted: bool, like: &Tensor| wanted.then(|| vec![0.0 as T; like.len()]);
+            let (mut dx, mut da, mut db) = (buffer(wants(1), x), buffer(wants(2), a), buffer(wants(3), b));
+            pair.gradients(view(x)?, down, view(grad)?, Gradients {
+                x: dx.as_mut().map(|dx| RowsMut::new(dx, x.rows(), x.width())),
+                a: da.as_mut().map(|da| RowsMut::new(da, a.rows(), a.width())),
+                b: db.as_mut().map(|db| RowsMut::new(db, b.rows(), b.width())),
             });
-            let [dx, da, db] = parts;
-            let grads = [Tensor::new(dx, x.shape())?, Tensor::new(da, a.shape())?, Tensor::new(db, b.shape())?];
-            Ok(std::iter::once(grad.clone()).chain(grads).map(Some).collect())
+            let tensor = |values: Option<Vec<T>>, like: &Tensor| values.map(|v| Tensor::new(v, like.shape())).transpose();
+            Ok(vec![wants(0).then(|| grad.clone()), tensor(dx, x)?, tensor(da, a)?, tensor(db, b)?])
         })
     }
 }

@@ -66,7 +66,7 @@ impl ChatTemplate {
     /// template reads.
     pub fn render(&self, variables: &str) -> Result<String> {
         let variables: Value = serde_json::from_str(variables)
-            .map_err(|e| Error::Input(format!("chat messages: {e}")))?;
+            .map_err(|e| Error::Text(format!("chat messages: {e}")))?;
         let text = self
             .environment
             .get_template(NAME)

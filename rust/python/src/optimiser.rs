@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use crate::error::{PyRes, detached};
 use crate::tensor::PyTensor;
 
-/// The settings of AdamW; what it remembers of a parameter is given to each call and comes back.
+/// The settings of `AdamW`; what it remembers of a parameter is given to each call and comes back.
 #[pyclass(frozen, name = "AdamW", module = "lmrs._rs")]
 pub struct PyAdamW(AdamW);
 

@@ -4,6 +4,7 @@
 //! the steps it takes and the bytes it makes.
 
 mod json;
+mod strip;
 
 use std::sync::Arc;
 
@@ -44,8 +45,8 @@ impl ChatTemplate {
         environment.set_syntax(syntax);
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
-        environment
-            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(strip::method);
+        environment.add_filter("trim", strip::trim);
         environment.set_fuel(Some(FUEL));
         environment.set_recursion_limit(DEPTH);
         environment.add_filter("tojson", json::to_json);

@@ -162,12 +162,13 @@ class Engine:
         (default: half the window). Raises InputError for an empty text, one with too few tokens, or an option out of
         range; ConfigError if the model does not predict the next token.
         """
+        plan = self._logprob
         many = [texts] if isinstance(texts, str) else texts
         frame = Frame(context=self.config.context, window=window, stride=stride, prefix=self._prefix)
         encodings = self._encoded(many, "score", add_special_tokens=False)
         cut = [windows(encoding.ids, protocol=protocol, frame=frame) for encoding in encodings]
         flat = [(window.inputs, window.labels()) for part in cut for window in part]
-        logprobs = iter(_rs.score(self._logprob, flat, **self._bounds))
+        logprobs = iter(_rs.score(plan, flat, **self._bounds))
         scores = []
         for text, part in zip(many, cut, strict=True):
             found = [next(logprobs) for _ in part]

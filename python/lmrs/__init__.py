@@ -26,7 +26,8 @@ if TYPE_CHECKING:
         ShapeError,
         TokenizerError,
     )
-    from lmrs.eval import Score, perplexity
+    from lmrs.eval import Score
+    from lmrs.eval.perplexity import perplexity
     from lmrs.models import load
     from lmrs.tokenizer import Encoding, Tokenizer
 

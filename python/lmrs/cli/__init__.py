@@ -8,7 +8,7 @@ import click
 
 from lmrs.errors import Error
 
-COMMANDS = ("info", "tokenize", "generate", "chat", "ppl", "embed")
+COMMANDS = ("info", "tokenize", "generate", "chat", "ppl", "embed", "tune", "demo")
 
 
 class Commands(click.Group):

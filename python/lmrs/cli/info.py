@@ -1,7 +1,6 @@
 """`lmrs info`: what a checkpoint is, what it needs, and what lmrs uses of this machine."""
 
 import dataclasses
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -48,7 +47,7 @@ def info(*, model: Path | None, as_json: bool) -> None:
 def described(path: Path) -> dict[str, Any]:
     """The facts about a checkpoint, under the names of `lmrs info --json`; memory in bytes, as float32."""
     model, checkpoint, mismatches = inspect(path)
-    parameters = sum(math.prod(parameter.shape) for parameter in model.named_parameters().values())
+    parameters = sum(parameter.size for parameter in model.named_parameters().values())
     tokenizer, problem = _tokenizer(path)
     if tokenizer is not None and len(tokenizer) > model.config.vocabulary:
         problem = f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {model.config.vocabulary} rows"

@@ -11,27 +11,25 @@ from lmrs.tokenizer import Tokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """How much a chapter does; the defaults keep the whole demo under two minutes on two cores."""
+    """How much a chapter trains: `steps` of `batch_tokens`, in runs of `context`, at a peak `rate`."""
 
     steps: int
-    sequences: int
-    length: int
+    batch_tokens: int
+    context: int
     rate: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Story:
-    """A model that learnt (or was given as knowing) `home`, and is about to learn `away`."""
+    """A model that knows (or is about to learn) `home`, and will be tuned to `away`."""
 
-    tokenizer: Tokenizer
     model: LanguageModel
+    tokenizer: Tokenizer
     home: Text
     away: Text
-    pretraining: Pace
+    learning: Pace
     tuning: Pace
-    prompts: tuple[str, ...]
-    seed: int = 0
 
 
 Chapter = Callable[[Story], tuple[Story, Section]]
-"""A chapter reads the story, adds to it, and tells what happened."""
+"""A chapter reads the story, takes it further, and tells what happened as a section of the report."""

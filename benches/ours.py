@@ -7,6 +7,8 @@ import numpy as np
 import lmrs
 import work
 from lmrs.backend.machine import instruction_set, threads
+from lmrs.delta import LoRA
+from lmrs.train import AdamW, clm, fit
 
 
 def versions() -> str:
@@ -35,4 +37,14 @@ def jobs(count: int) -> dict[str, Callable[[], np.ndarray]]:
     def embed() -> np.ndarray:
         return encoder.embed(work.sentences(), truncate=True)
 
-    return {"prefill": prefill, "decode": decode, "score": score, "embed": embed}
+    tuned = LoRA(rank=work.RANK, alpha=work.ALPHA, targets=f"*.attn.{{{','.join(work.TARGETS)}}}")(model)
+    length = work.TUNE_TOKENS
+    blocks = [ids[n * length : (n + 1) * length] for n in range(work.TUNE_SEQUENCES)]
+    objective = clm(tuned, blocks, context=length)
+    settings = AdamW(learning_rate=work.RATE, weight_decay=0.01)
+
+    def tune() -> np.ndarray:
+        history = fit(objective, steps=1, batch_tokens=len(blocks) * length, optimiser=settings, clip=None)
+        return np.array(history.losses)
+
+    return {"prefill": prefill, "decode": decode, "score": score, "embed": embed, "tune": tune}

@@ -21,7 +21,7 @@ def pretrain(story: Story) -> tuple[Story, Section]:
             clm(model, story.home.train, context=pace.context, tokenizer=story.tokenizer),
             steps=pace.steps,
             batch_tokens=pace.batch_tokens,
-            optimiser=AdamW(learning_rate=pace.rate, weight_decay=0.1),
+            optimiser=AdamW(learning_rate=pace.rate, beta2=0.95, weight_decay=0.1),
             schedule=Cosine(warmup=pace.steps // 20, floor=0.1),
             on_step=lambda step: told(step.loss, step.tokens),
         )

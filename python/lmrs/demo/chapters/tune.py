@@ -28,7 +28,7 @@ def tune(story: Story) -> tuple[Story, Section]:
             clm(tuned, story.away.train, context=pace.context, tokenizer=story.tokenizer),
             steps=pace.steps,
             batch_tokens=pace.batch_tokens,
-            optimiser=AdamW(learning_rate=pace.rate),
+            optimiser=AdamW(learning_rate=pace.rate, beta2=0.95),
             schedule=Cosine(warmup=pace.steps // 10),
             on_step=lambda step: told(step.loss, step.tokens),
         )

@@ -1,6 +1,6 @@
 """Measuring models."""
 
-from lmrs.eval.perplexity import perplexity
+from lmrs.eval.corpus import perplexity
 from lmrs.eval.protocols import PROTOCOLS, Protocol, Window
 from lmrs.eval.scores import Score
 

@@ -59,7 +59,7 @@ impl Grower {
         let pick = |n: usize| self.values[self.values.len() - 1 - n % self.values.len().min(4)];
         let (a, b) = (pick(a), pick(b));
         match kind {
-            0..4 => self.linear(a, kind % 2 == 0),
+            0..4 => self.linear(a, kind.is_multiple_of(2)),
             4 => self.push("activation", r#"{"kind": "gelu_tanh"}"#, &[a]),
             5 => self.push("activation", r#"{"kind": "silu"}"#, &[a]),
             6 => self.push("gated", r#"{"kind": "gelu"}"#, &[a, b]),

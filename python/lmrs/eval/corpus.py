@@ -1,4 +1,4 @@
-"""The perplexity of a model on texts."""
+"""The perplexity of a model on a corpus."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -209,6 +209,7 @@ fn products(report: &Report) {
 
 fn attention(report: &Report) {
     for (heads, kv_heads, dim, tokens, sequences, causal) in [
+        (9, 3, 64, 256, 4, true),
         (9, 3, 64, 1024, 1, true),
         (12, 12, 64, 512, 1, true),
         (12, 12, 64, 512, 1, false),
@@ -290,11 +291,11 @@ fn attention(report: &Report) {
             backward(&spec, &saved, q, &mut grads);
         });
     }
-    for tokens in [512, 2048] {
-        let (heads, dim) = (12, 64);
+    for (tokens, heads, kv_heads) in [(512, 12, 12), (2048, 12, 12), (2048, 9, 3), (32768, 9, 3)] {
+        let dim = 64;
         let spec = Spec {
             heads,
-            kv_heads: heads,
+            kv_heads,
             head_dim: dim,
             scale: 0.125,
             causal: true,
@@ -302,13 +303,14 @@ fn attention(report: &Report) {
             softcap: None,
             relative: None,
         };
-        let width = heads * dim;
-        let (kv, q, mut out) = (values(tokens * width), values(width), vec![0.0; width]);
-        let mut store = KvStore::new(heads, dim);
-        store.append(Rows::new(&kv, tokens, width), Rows::new(&kv, tokens, width));
+        let (width, kv) = (heads * dim, kv_heads * dim);
+        let (keys, q, mut out) = (values(tokens * kv), values(width), vec![0.0; width]);
+        let mut store = KvStore::new(kv_heads, dim);
+        let keys = Rows::new(&keys, tokens, kv);
+        store.append(keys, keys);
         report.bytes(
-            &format!("attention decode {tokens} 12x64"),
-            8 * tokens * width,
+            &format!("attention decode {tokens} {heads}/{kv_heads}x{dim}"),
+            8 * tokens * kv,
             || {
                 let sequence = Sequence {
                     rows: 0..1,

@@ -133,26 +133,26 @@ fn whole<F: Real>(tiles: &[Tile<F>], target: Target<F>) {
                 let (part, rest) = Partial::take(rest, rows, dim);
                 let (q, scores) = tile.prepare(rest);
                 total.clear(rows, dim);
-                for span in tile.spans() {
-                    F::dispatch(
-                        level,
-                        Part {
-                            tile,
-                            span,
-                            q,
-                            scores,
-                            to: part,
-                        },
-                    );
-                    F::dispatch(
-                        level,
-                        Merge {
+                for (at, span) in tile.spans().enumerate() {
+                    // What is merged with nothing stays as it is.
+                    let to = if at == 0 { total } else { part };
+                    let work = Part {
+                        tile,
+                        span,
+                        q,
+                        scores,
+                        to,
+                    };
+                    F::dispatch(level, work);
+                    if at > 0 {
+                        let merge = Merge {
                             total,
                             part,
                             rows,
                             dim,
-                        },
-                    );
+                        };
+                        F::dispatch(level, merge);
+                    }
                 }
                 F::dispatch(
                     level,

@@ -6,6 +6,7 @@
 mod backward;
 mod bias;
 mod forward;
+mod pool;
 mod store;
 mod tile;
 

@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
-use crate::memory::Buffer;
+use super::pool::Lent;
 use crate::{Real, Rows};
 
 /// Keys in a block. Blocks begin at fixed key numbers, however the keys were appended.
 pub(super) const BLOCK: usize = 64;
 /// What vectors may read past the end of a row of values.
 const MARGIN: usize = 16;
+/// Keys transposed together.
+const SIDE: usize = 16;
 
 /// Keys and values of one sequence, appended to as it grows.
 ///
@@ -27,7 +29,8 @@ pub struct KvStore<F> {
 #[derive(Debug)]
 struct Block<F> {
     room: usize,
-    data: Buffer<F>,
+    /// What was never written is never used, whatever it is.
+    data: Lent<F>,
 }
 
 /// A block as one head sees it.
@@ -54,7 +57,7 @@ impl<F: Real> Block<F> {
     fn new(room: usize, kv_heads: usize, head_dim: usize) -> Self {
         Self {
             room,
-            data: Buffer::zeroed(2 * kv_heads * head_dim * room + MARGIN),
+            data: Lent::new(2 * kv_heads * head_dim * room + MARGIN),
         }
     }
 
@@ -63,10 +66,26 @@ impl<F: Real> Block<F> {
         let (room, dim) = (self.room, keys.width());
         let data = &mut self.data[2 * head * dim * room..];
         let (to_keys, to_values) = data.split_at_mut(dim * room);
-        for row in 0..keys.rows() {
-            let column = to_keys[at + row..].iter_mut().step_by(room);
-            column.zip(keys.row(row)).for_each(|(to, &k)| *to = k);
+        for row in 0..values.rows() {
             to_values[(at + row) * dim..][..dim].copy_from_slice(values.row(row));
+        }
+        // Squares small enough for the first cache, whichever way they are read.
+        let mut square = [[F::ZERO; SIDE]; SIDE];
+        for first in (0..keys.rows()).step_by(SIDE) {
+            let count = SIDE.min(keys.rows() - first);
+            for from in (0..dim).step_by(SIDE) {
+                let width = SIDE.min(dim - from);
+                for (i, side) in square[..count].iter_mut().enumerate() {
+                    side[..width].copy_from_slice(&keys.row(first + i)[from..from + width]);
+                }
+                let columns = to_keys.chunks_exact_mut(room).skip(from).take(width);
+                for (d, column) in columns.enumerate() {
+                    let column = column[at + first..].iter_mut();
+                    column
+                        .zip(&square[..count])
+                        .for_each(|(to, side)| *to = side[d]);
+                }
+            }
         }
     }
 

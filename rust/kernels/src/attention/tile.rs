@@ -294,14 +294,18 @@ unsafe fn weigh<F: Real, S: Simd<F>>(
             return (F::NEG_INFINITY, F::ZERO);
         }
         let (start, end) = (seen.start / lanes * lanes, seen.end.next_multiple_of(lanes));
+        let raw = softcap.is_none() && bias.is_none();
         let mut largest = s.splat(F::NEG_INFINITY);
         for at in (start..end).step_by(lanes) {
-            let mut score = cap(s, s.load(scores.add(at)), softcap);
-            if let Some(bias) = bias {
-                score = s.add(score, s.load(bias.add(at)));
+            let mut score = s.load(scores.add(at));
+            if !(raw && seen.start <= at && at + lanes <= seen.end) {
+                score = cap(s, score, softcap);
+                if let Some(bias) = bias {
+                    score = s.add(score, s.load(bias.add(at)));
+                }
+                score = mask(s, score, at, seen);
+                s.store(scores.add(at), score);
             }
-            score = mask(s, score, at, seen);
-            s.store(scores.add(at), score);
             largest = s.max(score, largest);
         }
         let max = s.largest(largest);
@@ -348,7 +352,7 @@ unsafe fn fill<F: Real>(row: *mut F, range: Range<usize>, value: F) {
     }
 }
 
-/// `total += part`, both brought to the larger maximum.
+/// `total += part`, both brought to the larger maximum. Where one of them has seen no key, its values are not looked at.
 pub(super) struct Merge<F> {
     pub total: Partial<F>,
     pub part: Partial<F>,
@@ -375,7 +379,10 @@ impl<F: Real> Kernel<F> for Merge<F> {
                 if part_sum == F::ZERO {
                     continue;
                 }
-                let both = if part_max > *max { part_max } else { *max };
+                let (first, both) = (
+                    *sum == F::ZERO,
+                    if part_max > *max { part_max } else { *max },
+                );
                 let old = s.exp(s.splat(*max - both));
                 let new = s.exp(s.splat(part_max - both));
                 *max = both;
@@ -385,7 +392,8 @@ impl<F: Real> Kernel<F> for Merge<F> {
                 let mut at = 0;
                 while at < dim {
                     let n = S::LANES.min(dim - at);
-                    let kept = s.mul(s.load_part(to.add(at), n), old);
+                    let kept = s.load_part(to.add(at), if first { 0 } else { n });
+                    let kept = s.mul(kept, old);
                     s.store_part(
                         to.add(at),
                         s.fma(s.load_part(from.add(at), n), new, kept),
@@ -430,7 +438,10 @@ impl<F: Real> Kernel<F> for Finish<'_, F> {
                 let mut at = 0;
                 while at < dim {
                     let n = S::LANES.min(dim - at);
-                    s.store_part(to.add(at), s.mul(s.load_part(from.add(at), n), by), n);
+                    let value = s.load_part(from.add(at), if seen { n } else { 0 });
+                    // Adding 0 makes −0 of an underflow the 0 it is beside keys that are not seen.
+                    let value = s.fma(value, by, s.splat(F::ZERO));
+                    s.store_part(to.add(at), value, n);
                     at += n;
                 }
                 if let Some(lse) = target.lse {

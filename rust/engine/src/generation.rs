@@ -1,8 +1,10 @@
 //! The step loop: many requests of unequal length, packed into one batch a step.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use lmrs_kernels::team;
+use lmrs_logprob::token_logprob;
 use lmrs_program::{Plan, Ragged};
 use lmrs_tensor::{Error, Result, Tensor};
 
@@ -257,28 +259,41 @@ impl Generation {
 
     /// The next token of each span that ends its sequence.
     fn choose(&mut self, spans: &[Span], logits: &Tensor) -> Result<Vec<Progress>> {
-        let width = logits.width().max(1);
-        let rows = logits.values::<f32>()?.chunks_exact(width);
+        let rows = logits.values::<f32>()?.chunks_exact(logits.width().max(1));
+        let ending = spans.iter().filter(|span| span.last);
+        let rows: Vec<_> = ending
+            .filter_map(|span| self.sequences.get(&span.id).map(|s| (span.id, s)))
+            .zip(rows)
+            .collect();
+        let chosen: Vec<OnceLock<_>> = rows.iter().map(|_| OnceLock::new()).collect();
+        team::parallel(rows.len(), |at| {
+            if let (Some(((_, sequence), row)), Some(cell)) = (rows.get(at), chosen.get(at)) {
+                let _ = cell.set(sequence.choose(row));
+            }
+        });
+        let ids: Vec<Id> = rows.iter().map(|((id, _), _)| *id).collect();
         let mut progress = Vec::new();
-        for (span, row) in spans.iter().filter(|span| span.last).zip(rows) {
-            let Some(sequence) = self.sequences.get_mut(&span.id) else {
+        for (id, cell) in ids.into_iter().zip(chosen) {
+            let lost = || Err(Error::Internal("a token was not chosen".into()));
+            let (token, logprob) = cell.into_inner().unwrap_or_else(lost)?;
+            let Some(sequence) = self.sequences.get_mut(&id) else {
                 continue;
             };
-            let (piece, finish) = sequence.extend(row, &self.generator)?;
+            let (piece, finish) = sequence.extend(token, logprob, self.generator.context);
             let completion = match finish {
                 None => {
-                    self.scheduler.grow(span.id);
+                    self.scheduler.grow(id);
                     None
                 }
                 Some(finish) => {
-                    self.scheduler.remove(span.id);
+                    self.scheduler.remove(id);
                     self.sequences
-                        .remove(&span.id)
+                        .remove(&id)
                         .map(|sequence| sequence.complete(finish))
                 }
             };
             progress.push(Progress {
-                id: span.id,
+                id,
                 piece,
                 completion,
             });
@@ -288,17 +303,20 @@ impl Generation {
 }
 
 impl Sequence {
-    /// Chooses the next token; the new text, and why it is the last if it is.
+    /// The next token and its log-probability.
+    fn choose(&self, logits: &[f32]) -> Result<(u32, f32)> {
+        let Request { sampling, .. } = &self.request;
+        let token = sampling.choose(logits, &self.tokens, self.new as u32)?;
+        Ok((token, token_logprob(logits, token as usize)))
+    }
+
+    /// Appends a token; the new text, and why it is the last if it is.
     fn extend(
         &mut self,
-        logits: &[f32],
-        generator: &Generator,
-    ) -> Result<(String, Option<Finish>)> {
-        let token = self
-            .request
-            .sampling
-            .choose(logits, &self.tokens, self.new as u32)?;
-        let logprob = lmrs_logprob::token_logprob(logits, token as usize);
+        token: u32,
+        logprob: f32,
+        context: Option<usize>,
+    ) -> (String, Option<Finish>) {
         self.tokens.push(token);
         self.new += 1;
         self.logprobs.push(logprob);
@@ -308,9 +326,7 @@ impl Sequence {
         } else {
             self.text.push(token).to_owned()
         };
-        let full = generator
-            .context
-            .is_some_and(|context| self.tokens.len() >= context);
+        let full = context.is_some_and(|context| self.tokens.len() >= context);
         let finish = if ended {
             Some(Finish::Eos)
         } else if self.text.stopped() {
@@ -323,7 +339,7 @@ impl Sequence {
         if finish.is_some() {
             piece.push_str(self.text.finish());
         }
-        Ok((piece, finish))
+        (piece, finish)
     }
 
     fn complete(mut self, finish: Finish) -> Completion {

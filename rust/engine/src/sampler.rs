@@ -147,31 +147,28 @@ fn kth(scores: &[f64], k: usize) -> f64 {
         .1
 }
 
-/// Keeps the heaviest until they hold `mass` of the whole, at least one; leaves them in order of token.
+/// Keeps the heaviest until they hold `mass` of the whole, at least one.
 fn nucleus(kept: &mut Vec<(u32, f64)>, mass: f64) {
     let heavier = |a: &(u32, f64), b: &(u32, f64)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    let limit = mass * kept.iter().map(|&(_, weight)| weight).sum::<f64>();
-    // A nucleus is small beside the vocabulary: sort a head that is likely to hold it, and all only if it does not.
-    let mut sorted = 512.min(kept.len());
-    loop {
-        if sorted < kept.len() {
-            kept.select_nth_unstable_by(sorted, heavier);
-        }
-        let head = kept.get_mut(..sorted).unwrap_or_default();
-        head.sort_unstable_by(heavier);
-        let mut before = 0.0;
-        let inside = head.iter().take_while(|&&(_, weight)| {
-            let keep = before < limit;
-            before += weight;
-            keep
-        });
-        let inside = inside.count();
-        if inside < sorted || sorted == kept.len() {
-            kept.truncate(inside.max(1));
-            kept.sort_unstable_by_key(|&(token, _)| token);
-            return;
-        }
-        sorted = kept.len();
+    let weight = |part: &[(u32, f64)]| part.iter().map(|&(_, weight)| weight).sum::<f64>();
+    let limit = mass * weight(kept);
+    // Halves the range in which the last one to keep is; those before it are heavier and weigh `before`.
+    let (mut order, mut before) = (kept.clone(), 0.0);
+    let mut range = order.as_mut_slice();
+    while range.len() > 1 {
+        let middle = range.len() / 2;
+        range.select_nth_unstable_by(middle, heavier);
+        let (head, tail) = range.split_at_mut(middle);
+        let reached = before + weight(head);
+        range = if reached < limit {
+            before = reached;
+            tail
+        } else {
+            head
+        };
+    }
+    if let Some(&last) = range.first() {
+        kept.retain(|token| heavier(token, &last).is_le());
     }
 }
 

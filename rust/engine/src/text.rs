@@ -9,7 +9,7 @@ pub trait Detokenizer: Send + Sync {
 }
 
 /// The text of ids as they come, in whole characters.
-pub trait Pieces: Send {
+pub trait Pieces: Send + Sync {
     /// Takes the next id; the text that is now certain.
     fn push(&mut self, id: u32) -> Option<String>;
 

@@ -85,7 +85,7 @@ pub fn interruption() -> impl FnMut() -> PyRes<()> {
             return Ok(());
         }
         asked = Instant::now();
-        Ok(Python::attach(|py| py.check_signals())?)
+        Python::attach(|py| py.check_signals().map_err(Failure::from))
     }
 }
 

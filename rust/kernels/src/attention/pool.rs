@@ -112,3 +112,33 @@ impl<F> fmt::Debug for Lent<F> {
         write!(f, "Lent({})", self.length)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Lent;
+
+    /// A size no model has, so that nothing else in the process takes these blocks.
+    const LENGTH: usize = 12_345;
+
+    #[test]
+    fn blocks_are_lent_again_and_never_twice_at_once() {
+        let addresses = |blocks: &[Lent<f32>]| -> Vec<_> {
+            let mut addresses: Vec<_> = blocks.iter().map(|b| b.as_ptr() as usize).collect();
+            addresses.sort_unstable();
+            addresses
+        };
+        let lend = || -> Vec<Lent<f32>> { (0..100).map(|_| Lent::new(LENGTH)).collect() };
+        let first = lend();
+        let before = addresses(&first);
+        assert!(before.windows(2).all(|two| two[0] + 4 * LENGTH <= two[1]));
+        assert!(before.iter().all(|at| at.is_multiple_of(64)));
+        drop(first);
+        // More may have been made than lent, but not twice as many.
+        let second = addresses(&lend());
+        let again = second.iter().filter(|at| before.binary_search(at).is_ok());
+        assert!(
+            again.count() > 0
+                && super::with_size((LENGTH * 4).div_ceil(64) * 8, |size| size.made) < 200
+        );
+    }
+}

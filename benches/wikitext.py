@@ -25,8 +25,8 @@ def main() -> None:
     parser.add_argument("--window", type=int, default=1024)
     parser.add_argument("--characters", type=int, help="only so many of the text")
     given = parser.parse_args()
-    data = gzip.open(given.text).read() if given.text.suffix == ".gz" else given.text.read_bytes()
-    text = data.decode()[: given.characters]
+    data = given.text.read_bytes()
+    text = (gzip.decompress(data) if given.text.suffix == ".gz" else data).decode()[: given.characters]
 
     engine = lmrs.Engine(lmrs.load(given.model))
     start = time.perf_counter()

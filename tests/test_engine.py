@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,14 @@ def test_the_number_of_threads_changes_nothing() -> None:
         return done.stdout
 
     assert digest(1) == digest(2) == digest(3)
+
+
+def test_one_engine_in_several_threads() -> None:
+    engine = bare("llama")
+    alone = [bare("llama").generate(prompt, **SAMPLED) for prompt in PROMPTS]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda prompt: engine.generate(prompt, **SAMPLED), PROMPTS * 4))
+    assert all(map(same, together, alone * 4))
 
 
 # --- sampling ---

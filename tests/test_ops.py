@@ -6,7 +6,7 @@ a Rust file, a torch function or a documented function in ``lmrs.ops`` fails :fu
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -263,6 +263,19 @@ def native_gradients(case: Case, operands: list[Array | None], weights: Array) -
     variables = [values[i] for i in case.variables()]
     _, grads = native.differentiate(lambda: ops.sum(ops.mul(case.call(*values), native.array(weights))), variables)
     return [np.zeros_like(x.numpy()) if g is None else g.numpy() for x, g in zip(variables, grads, strict=True)]
+
+
+@over_all_ops
+def test_a_gradient_does_not_depend_on_which_others_are_wanted(case: Case) -> None:
+    """A tape lets go of what the wanted gradients do not need."""
+    operands = case.cast(np.float64)
+    weights = weights_of(native_value(case, operands))
+    variables = case.variables()
+    everything = dict(zip(variables, native_gradients(case, operands, weights), strict=True))
+    for wanted in variables:
+        others = (i for i in variables if i != wanted)
+        (grad,) = native_gradients(replace(case, constant=(*case.constant, *others)), operands, weights)
+        assert np.array_equal(grad, everything[wanted]), f"operand {wanted}"
 
 
 def torch_gradients(case: Case, operands: list[Array | None], weights: Array) -> tuple[Array, list[Array]]:

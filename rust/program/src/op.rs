@@ -50,12 +50,12 @@ impl From<Tensor> for Forward {
     }
 }
 
-/// What `backward` gets: everything `forward` saw and made.
+/// What `backward` gets of what `forward` saw and made.
 pub struct Saved<'a> {
-    /// The inputs of `forward`.
+    /// The inputs of `forward` that the op reads again, the others `None`.
     pub inputs: &'a [Option<Tensor>],
-    /// Its output.
-    pub output: &'a Tensor,
+    /// Its output, if the op reads it again.
+    pub output: Option<&'a Tensor>,
     /// What it kept.
     pub kept: &'a [Tensor],
     /// The streams it ran with.
@@ -73,6 +73,16 @@ pub trait Operation: fmt::Debug {
 
     /// Computes. `infer` has accepted the inputs.
     fn forward(&self, call: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward>;
+
+    /// Which inputs `backward` reads when it is asked for the gradients `needs`: a tape lets go of the others.
+    fn reads(&self, inputs: &[Option<Tensor>], _needs: &[bool]) -> Vec<bool> {
+        vec![true; inputs.len()]
+    }
+
+    /// Whether `backward` reads the output.
+    fn reads_output(&self) -> bool {
+        false
+    }
 
     /// The gradient of each input, given `grad`, that of the output.
     fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>>;

@@ -10,7 +10,7 @@ use crate::{Meta, Program, Ragged, ValueId};
 /// What one node of the tape remembers for the way back.
 struct Step {
     inputs: Vec<Option<Tensor>>,
-    output: Tensor,
+    output: Option<Tensor>,
     kept: Vec<Tensor>,
     streams: Vec<Ragged>,
     needs: Vec<bool>,
@@ -63,14 +63,18 @@ impl Tape {
                 .iter()
                 .map(|t| t.as_ref().map(|t| self.leaf(t)))
                 .collect();
+            let operation = op.operation();
+            let reads = operation.reads(&inputs, &needs);
+            let read = |(input, read): (Option<Tensor>, bool)| input.filter(|_| read);
+            let output_read = operation.reads_output();
             // Here every extent is known, also those that a Program can only name.
             let meta = Meta::of(&forward.output);
             let output = self.program.append(op, values, names, "", meta);
             self.traced.insert(forward.output.id());
             self.index.insert(forward.output.id(), output);
             self.steps.push(Step {
-                inputs,
-                output: forward.output.clone(),
+                inputs: inputs.into_iter().zip(reads).map(read).collect(),
+                output: output_read.then(|| forward.output.clone()),
                 kept: forward.kept,
                 streams,
                 needs,
@@ -117,7 +121,7 @@ impl Tape {
             };
             let saved = Saved {
                 inputs: &step.inputs,
-                output: &step.output,
+                output: step.output.as_ref(),
                 kept: &step.kept,
                 streams: &step.streams,
                 randomness: self.randomness,

@@ -6,7 +6,7 @@ use lmrs_tensor::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::{broadcast, float, matrix, vector, view};
-use crate::op::{Call, Forward, Operation, Saved, required};
+use crate::op::{Call, Forward, Operation, Saved, optional, required};
 use crate::{Meta, meta};
 
 const NAME: &str = "add";
@@ -25,11 +25,15 @@ impl Operation for Add {
         Ok(sum_of(required(NAME, inputs, 0)?, required(NAME, inputs, 1)?)?.into())
     }
 
+    fn reads(&self, inputs: &[Option<Tensor>], _: &[bool]) -> Vec<bool> {
+        let is_row = |y: &Tensor| y.shape().len() == 1;
+        vec![false, optional(inputs, 1).is_some_and(is_row)]
+    }
+
     fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let y = required(NAME, saved.inputs, 1)?;
-        let dy = match y.shape() {
+        let dy = match optional(saved.inputs, 1).map(Tensor::shape) {
             _ if !saved.needs[1] => None,
-            [n] => Some(float!(grad, T => {
+            Some([n]) => Some(float!(grad, T => {
                 let dy = view::<T>(grad)?;
                 vector(*n, |sum| elementwise::sum_rows(dy, sum))
             })?),

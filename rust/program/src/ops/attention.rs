@@ -112,12 +112,15 @@ impl Operation for Attention {
         }
     }
 
+    fn reads_output(&self) -> bool {
+        true
+    }
+
     fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let (queries, keys) = streams(saved.streams, saved.inputs)?;
-        let lse = saved
-            .kept
-            .first()
-            .ok_or_else(|| Error::Internal("attention kept no log-sum-exp".into()))?;
+        let (Some(output), Some(lse)) = (saved.output, saved.kept.first()) else {
+            return Err(Error::Internal("attention kept no log-sum-exp".into()));
+        };
         float!(grad, T => {
             let (q, k, v) = (input(saved, 0)?, input(saved, 1)?, input(saved, 2)?);
             let table = optional(saved.inputs, 3);
@@ -130,7 +133,7 @@ impl Operation for Attention {
                 keys: keys.starts(),
                 table: table.map(Tensor::values).transpose()?,
                 prefix,
-                out: view(saved.output)?,
+                out: view(output)?,
                 lse: lse.values()?,
             };
             let mut parts: Vec<Vec<T>> =

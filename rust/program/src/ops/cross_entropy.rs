@@ -57,6 +57,10 @@ impl Operation for CrossEntropy {
         })
     }
 
+    fn reads(&self, inputs: &[Option<Tensor>], _: &[bool]) -> Vec<bool> {
+        vec![false; inputs.len()]
+    }
+
     fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let by = float!(grad, T => grad.values::<T>()?[0].to_f64());
         let scaled = |kept: &Tensor| {

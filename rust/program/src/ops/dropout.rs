@@ -45,6 +45,10 @@ impl Operation for Dropout {
             .into())
     }
 
+    fn reads(&self, inputs: &[Option<Tensor>], _: &[bool]) -> Vec<bool> {
+        (0..inputs.len()).map(|index| index > 0).collect()
+    }
+
     fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(self.masked(grad, saved.randomness)?)])
     }

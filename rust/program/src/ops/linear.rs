@@ -46,18 +46,29 @@ impl Operation for Linear {
         })
     }
 
+    fn reads(&self, _: &[Option<Tensor>], needs: &[bool]) -> Vec<bool> {
+        let mut reads = vec![false; needs.len()];
+        (reads[0], reads[1]) = (needs[1], needs[0]);
+        reads
+    }
+
     fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        let (x, weight) = (
-            required(NAME, saved.inputs, 0)?,
-            required(NAME, saved.inputs, 1)?,
-        );
         let wants = |index: usize| saved.needs.get(index) == Some(&true);
-        float!(x, T => {
-            let (rows, dy) = (view::<T>(x)?, view::<T>(grad)?);
-            let dx = if wants(0) { Some(input_gradient::<T>(grad, weight)?) } else { None };
-            let dw = wants(1).then(|| matrix(weight.rows(), weight.width(), |dw| gradient_weight(dy, rows, dw)));
-            let db = wants(2).then(|| vector(weight.rows(), |db| elementwise::sum_rows(dy, db)));
-            Ok(vec![dx, dw.transpose()?, db.transpose()?])
+        float!(grad, T => {
+            let dy = view::<T>(grad)?;
+            let (mut dx, mut dw, mut db) = (None, None, None);
+            if wants(0) {
+                dx = Some(input_gradient::<T>(grad, required(NAME, saved.inputs, 1)?)?);
+            }
+            if wants(1) {
+                let x = required(NAME, saved.inputs, 0)?;
+                let rows = view::<T>(x)?;
+                dw = Some(matrix(dy.width(), x.width(), |dw| gradient_weight(dy, rows, dw))?);
+            }
+            if wants(2) {
+                db = Some(vector(dy.width(), |db| elementwise::sum_rows(dy, db))?);
+            }
+            Ok(vec![dx, dw, db])
         })
     }
 }

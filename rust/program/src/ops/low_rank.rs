@@ -49,6 +49,10 @@ impl Operation for LowRank {
         })
     }
 
+    fn reads(&self, inputs: &[Option<Tensor>], _: &[bool]) -> Vec<bool> {
+        (0..inputs.len()).map(|index| index > 0).collect()
+    }
+
     fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let x = required(NAME, saved.inputs, 1)?;
         let (a, b) = (

@@ -58,6 +58,10 @@ impl Operation for Rope {
         })
     }
 
+    fn reads(&self, inputs: &[Option<Tensor>], _: &[bool]) -> Vec<bool> {
+        (0..inputs.len()).map(|index| index > 0).collect()
+    }
+
     fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let (positions, frequencies) = (
             required(NAME, saved.inputs, 1)?,

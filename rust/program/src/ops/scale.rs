@@ -29,6 +29,10 @@ impl Operation for Scale {
         Ok(times(required(NAME, inputs, 0)?, self.by)?.into())
     }
 
+    fn reads(&self, inputs: &[Option<Tensor>], _: &[bool]) -> Vec<bool> {
+        (0..inputs.len()).map(|index| index > 0).collect()
+    }
+
     fn backward(&self, _: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         Ok(vec![Some(times(grad, self.by)?)])
     }

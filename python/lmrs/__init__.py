@@ -27,7 +27,7 @@ if TYPE_CHECKING:
         TokenizerError,
     )
     from lmrs.eval import Score
-    from lmrs.eval.perplexity import perplexity
+    from lmrs.eval.corpus import perplexity
     from lmrs.models import load
     from lmrs.tokenizer import Encoding, Tokenizer
 

@@ -197,9 +197,7 @@ def embed(
 
 @final
 class AdamW:
-    def __new__(
-        cls, *, learning_rate: float, beta1: float, beta2: float, eps: float, weight_decay: float
-    ) -> AdamW: ...
+    def __new__(cls, *, learning_rate: float, beta1: float, beta2: float, eps: float, weight_decay: float) -> AdamW: ...
     def step(
         self, step: int, parameter: Tensor, gradient: Tensor, scale: float, moments: tuple[Tensor, Tensor]
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]: ...

@@ -5,12 +5,15 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 
 import lmrs
 from lmrs.cli import COMMANDS
+
+VIEW = '<meta name="viewport" content="width=device-width, initial-scale=1">'
 
 
 def run(*arguments: object, stdin: str = "", status: int = 0) -> subprocess.CompletedProcess[str]:
@@ -116,10 +119,10 @@ def test_chat(smollm2_gguf: Path) -> None:
 
 
 def test_ppl(smollm2_gguf: Path, tmp_path: Path) -> None:
-    (tmp_path / "text").write_text("The quick brown fox jumps over the lazy dog.\n" * 20, encoding="utf-8")
+    (tmp_path / "text").write_text("\n".join(["The quick brown fox jumps over the lazy dog."] * 20), encoding="utf-8")
     score = json.loads(run("ppl", smollm2_gguf, tmp_path / "text", "--json").stdout)
     assert score["protocol"] == "rolling"
-    assert score["bytes"] == 900
+    assert score["bytes"] == 899
     assert score["words"] == 180
     assert score["perplexity"] == pytest.approx(np.exp(-score["sum_logprob"] / score["tokens"]))
     piped = run("ppl", smollm2_gguf, "-", stdin=(tmp_path / "text").read_text()).stdout
@@ -139,7 +142,7 @@ def test_embed(minilm_dir: Path) -> None:
 def test_tune_then_generate(smollm2_gguf: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("My fellow citizens, " * 200, encoding="utf-8")
     out = tmp_path / "adapter"
-    arguments = ("--out", out, "--steps", 3, "--context", 32, "--batch", 2, "--rate", 1e-3)
+    arguments = ("--out", out, "--steps", 3, "--context", 32, "--batch-tokens", 64, "--rate", 1e-3)
     answer = run("tune", smollm2_gguf, tmp_path / "text", *arguments, "--json")
     result = json.loads(answer.stdout)
     assert len(result["losses"]) == 3
@@ -148,6 +151,27 @@ def test_tune_then_generate(smollm2_gguf: Path, tmp_path: Path) -> None:
     assert "loss" in answer.stderr
     tuned = run("generate", smollm2_gguf, "My fellow", "--delta", out, "--max-tokens", 4).stdout
     assert tuned.startswith("My fellow")
+
+
+def test_demo(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    outcome = json.loads(run("demo", "--steps", 6, "--report", page, "--json").stdout)
+    learning, tuning = outcome["tables"]
+    (_, before, after, *_), *_ = learning["rows"]
+    assert float(after.replace(",", "")) < float(before.replace(",", ""))
+    assert [row[0] for row in tuning["rows"]] == ["Shakespeare", "inaugural addresses"]
+    text = page.read_text(encoding="utf-8")
+    assert text.count("<svg") == 2
+    assert text.count("<mark>") == 3
+    for outside in ("http", "src=", "<script", "<link", "@import", "url("):
+        assert outside not in text
+    ElementTree.fromstring(text.removeprefix("<!doctype html>").replace('<meta charset="utf-8">', "").replace(VIEW, ""))
+
+
+def test_demo_on_a_checkpoint(smollm2_gguf: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    run("demo", "--model", smollm2_gguf, "--steps", 1, "--report", page)
+    assert "SmolLM2" in page.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +21,8 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, smollm2_gguf: Path, 
     """A reader's directory, with the two models under the names the README uses."""
     (tmp_path / "SmolLM2-135M-Instruct.gguf").symlink_to(smollm2_gguf)
     (tmp_path / "all-MiniLM-L6-v2").symlink_to(minilm_dir)
-    shutil.copy(ROOT / "python" / "lmrs" / "demo" / "corpus" / "inaugural.txt", tmp_path / "speeches.txt")
+    speeches = (ROOT / "python" / "lmrs" / "demo" / "corpus" / "inaugural.txt").read_text(encoding="utf-8")
+    (tmp_path / "speeches.txt").write_text(speeches[:4000], encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

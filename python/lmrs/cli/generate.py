@@ -42,5 +42,4 @@ def generate(
     if as_json:
         print_json(engine.generate(prompt, **how))
         return
-    click.echo(prompt, nl=False)
-    show(engine.stream(prompt, **how))
+    show(engine.stream(prompt, **how), after=prompt)

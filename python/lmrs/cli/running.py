@@ -17,12 +17,14 @@ def open_engine(model: Path, *, delta: Path | None = None) -> Engine:
         return Engine(tree if delta is None else lmrs.delta.load(tree, delta))
 
 
-def show(stream: Generator[str, None, Completion]) -> Completion:
-    """Print the pieces of a stream as they come, and return what they became."""
+def show(stream: Generator[str, None, Completion], *, after: str = "") -> Completion:
+    """Print the pieces of a stream as they come, the first one behind `after`, and return what they became."""
     while True:
         try:
-            click.echo(next(stream), nl=False)
+            piece = next(stream)
         except StopIteration as end:
-            click.echo()
+            click.echo(after)
             completion: Completion = end.value
             return completion
+        click.echo(after + piece, nl=False)
+        after = ""

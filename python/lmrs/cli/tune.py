@@ -15,7 +15,7 @@ from lmrs.train import AdamW, Cosine, clm, fit
 EXAMPLES = """\b
 Examples:
   lmrs tune smollm2.gguf speeches.txt --out my-adapter
-  lmrs tune gpt2 notes.txt --out my-adapter --rank 16 --targets '*.{attn,ff}.*' --steps 500
+  lmrs tune gpt2 notes.txt --out my-adapter --rank 16 --targets '*.{q,k,v,o}'
   lmrs generate smollm2.gguf 'My fellow citizens' --delta my-adapter
 """
 

@@ -103,9 +103,13 @@ def _table(table: Table) -> str:
 
 
 def _sample(sample: Sample) -> str:
-    prompt, text = html.escape(sample.prompt), html.escape(sample.text)
-    label = html.escape(sample.label)
+    prompt, text, label = _shown(sample.prompt), _shown(sample.text), html.escape(sample.label)
     return f"<figure><figcaption>{label}</figcaption><pre><mark>{prompt}</mark>{text}</pre></figure>"
+
+
+def _shown(text: str) -> str:
+    """Text for the page; a model that knows bytes may write control characters, which no page can hold."""
+    return html.escape("".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
 def _curve(curve: Curve) -> str:

@@ -13,7 +13,7 @@ from lmrs.models import LanguageModel
 from lmrs.terminal import losses, waiting
 from lmrs.train import AdamW, Cosine, clm, fit
 
-LORA = LoRA(rank=8, alpha=16, targets="*.{attn,ff}.*")
+LORA = LoRA(rank=8, alpha=16, targets="*.{q,k,v,o,up,gate,down}")
 
 
 def tune(story: Story) -> tuple[Story, Section]:

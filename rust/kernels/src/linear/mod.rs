@@ -211,22 +211,27 @@ impl<F: Real> Kernel<F> for Block<'_, F> {
         let mut sums = std::mem::MaybeUninit::<Sums<F>>::uninit();
         let sums = sums.as_mut_ptr().cast::<F>();
         let (depth, columns) = (weight.inputs(), PANEL.min(weight.outputs() - panel * PANEL));
-        let weights = weight.panel(panel);
-        let mut k = 0;
-        // SAFETY: A is `x.rows()` rows of `depth`, B the panel, C the sums, which the first pass initialises.
-        unsafe {
+        let width = weight.strip_width();
+        for strip in 0..columns.div_ceil(width) {
+            let weights = weight.strip(panel * PANEL / width + strip);
+            let mut k = 0;
             while k < depth || k == 0 {
-                let o = Operands {
-                    a: x.start().add(k),
-                    a_row: x.stride(),
-                    a_step: 1,
-                    b: weights.as_ptr().add(k * PANEL),
-                    b_step: PANEL,
-                    c: sums,
-                    c_row: PANEL,
-                };
-                let from = if k == 0 { From::Zero } else { From::Output };
-                tile::product(s, x.rows(), columns, DEPTH.min(depth - k), o, from);
+                // SAFETY: A is `x.rows()` rows of `depth`, B the strip, C its part of the sums, which the first pass
+                // initialises.
+                unsafe {
+                    let o = Operands {
+                        a: x.start().add(k),
+                        a_row: x.stride(),
+                        a_step: 1,
+                        b: weights.as_ptr().add(k * width),
+                        b_step: width,
+                        c: sums.add(strip * width),
+                        c_row: PANEL,
+                    };
+                    let from = if k == 0 { From::Zero } else { From::Output };
+                    let columns = width.min(columns - strip * width);
+                    tile::product(s, x.rows(), columns, DEPTH.min(depth - k), o, from);
+                }
                 k += DEPTH;
             }
         }

@@ -1,18 +1,23 @@
 //! Weights packed for products.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::memory::Buffer;
+use crate::simd::{self, Kernel, Simd};
 use crate::{Real, Rows, RowsMut, team};
 
 /// Outputs in a panel.
 pub(crate) const PANEL: usize = 64;
 
-/// A weight `[outputs, inputs]` packed into panels `[outputs/64][inputs][64]`, the last padded with zeros.
-/// A clone shares them.
+/// A weight `[outputs, inputs]` packed into panels of 64 outputs, the last padded with zeros. A clone shares them.
+///
+/// A panel lies in strips as wide as the tile of the level it was packed at, `[64/strip][inputs][strip]`, so that the tile
+/// walks memory in order. Any level can read any strip, and the width changes no bit.
 #[derive(Clone, Debug)]
 pub struct Packed<F> {
     panels: Arc<Buffer<F>>,
+    strip: usize,
     outputs: usize,
     inputs: usize,
 }
@@ -37,13 +42,13 @@ impl<F: Real> Packed<F> {
             .iter()
             .flat_map(|w| (0..w.rows()).map(|n| w.row(n)))
             .collect();
-        Self::fill(rows.len(), inputs, |panel, first, width| {
-            let rows = &rows[first..first + width];
-            // Sixteen inputs at a time: a cache line of each of the 64 rows, which together stay in the first cache.
-            for (block, out) in panel.chunks_mut(16 * PANEL).enumerate() {
+        Self::fill(rows.len(), inputs, |strip, outputs, width| {
+            let rows = &rows[outputs];
+            // Sixteen inputs at a time: a cache line of each of the rows, which together stay in the first cache.
+            for (block, out) in strip.chunks_mut(16 * width).enumerate() {
                 for (n, row) in rows.iter().enumerate() {
                     for (k, &w) in row[block * 16..].iter().take(16).enumerate() {
-                        out[k * PANEL + n] = w;
+                        out[k * width + n] = w;
                     }
                 }
             }
@@ -70,29 +75,32 @@ impl<F: Real> Packed<F> {
             .iter()
             .flat_map(|w| (0..w.rows()).map(|k| w.row(k)))
             .collect();
-        Self::fill(outputs, rows.len(), |panel, first, width| {
-            for (row, out) in rows.iter().zip(panel.chunks_exact_mut(PANEL)) {
-                out[..width].copy_from_slice(&row[first..first + width]);
+        Self::fill(outputs, rows.len(), |strip, outputs, width| {
+            for (row, out) in rows.iter().zip(strip.chunks_exact_mut(width)) {
+                out[..outputs.len()].copy_from_slice(&row[outputs.clone()]);
             }
         })
     }
 
-    /// Fills each panel by `fill(panel, first output, outputs in it)`.
-    fn fill(outputs: usize, inputs: usize, fill: impl Fn(&mut [F], usize, usize) + Sync) -> Self {
-        let count = outputs.div_ceil(PANEL);
-        let mut panels = Buffer::zeroed(count * PANEL * inputs);
+    /// Fills each strip by `fill(strip, its outputs, its width)`.
+    fn fill(
+        outputs: usize,
+        inputs: usize,
+        fill: impl Fn(&mut [F], Range<usize>, usize) + Sync,
+    ) -> Self {
+        let strip = F::dispatch(simd::current(), StripWidth);
+        let count = outputs.div_ceil(PANEL) * PANEL / strip;
+        let mut panels = Buffer::zeroed(count * strip * inputs);
         if inputs > 0 {
-            team::for_rows(
-                RowsMut::new(&mut panels, count, PANEL * inputs),
-                1,
-                |panel, mut out| {
-                    let first = panel * PANEL;
-                    fill(out.row_mut(0), first, PANEL.min(outputs - first));
-                },
-            );
+            let rows = RowsMut::new(&mut panels, count, strip * inputs);
+            team::for_rows(rows, 1, |index, mut out| {
+                let edge = |index: usize| outputs.min(index * strip);
+                fill(out.row_mut(0), edge(index)..edge(index + 1), strip);
+            });
         }
         Self {
             panels: Arc::new(panels),
+            strip,
             outputs,
             inputs,
         }
@@ -113,8 +121,25 @@ impl<F: Real> Packed<F> {
         size_of_val::<[F]>(&self.panels)
     }
 
-    /// Panel `index`, `[inputs][64]`.
-    pub(crate) fn panel(&self, index: usize) -> &[F] {
-        &self.panels[index * PANEL * self.inputs..][..PANEL * self.inputs]
+    /// Outputs in a strip.
+    pub(crate) fn strip_width(&self) -> usize {
+        self.strip
+    }
+
+    /// Strip `index`, `[inputs][strip]`.
+    pub(crate) fn strip(&self, index: usize) -> &[F] {
+        &self.panels[index * self.strip * self.inputs..][..self.strip * self.inputs]
+    }
+}
+
+/// The width of a level's tile, at least the 16 columns that every level may read.
+struct StripWidth;
+
+impl<F: Real> Kernel<F> for StripWidth {
+    type Output = usize;
+
+    #[inline(always)]
+    fn run<S: Simd<F>>(self, _: S) -> usize {
+        (S::LANES * S::TILE_VECTORS).max(16)
     }
 }

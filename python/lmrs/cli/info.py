@@ -83,10 +83,19 @@ def _lines(value: object) -> list[str | int]:
         case {"weights": int(weights), "cache_per_token": int(cache)}:
             return [f"{weights / 1e6:,.1f} MB weights + {cache:,} bytes a token of context"]
         case dict():
-            return [", ".join(f"{name} {part}" for name, part in value.items() if part not in (None, (), []))]
+            return [", ".join(f"{name} {_short(part)}" for name, part in value.items() if part not in (None, (), []))]
         case list():
             return ["; ".join(map(str, value))]
         case int():
             return [value]
         case _:
             return [str(value)]
+
+
+def _short(part: object) -> str:
+    """A part of a fact; what every layer has in common is said once."""
+    if isinstance(part, tuple) and len(set(part)) == 1:
+        return "none" if part[0] is None else f"{part[0]} in every layer"
+    if isinstance(part, dict):
+        return "(" + ", ".join(f"{name} {_short(value)}" for name, value in part.items()) + ")"
+    return f"{part:g}" if isinstance(part, float) else str(part)

@@ -20,6 +20,7 @@ from lmrs.errors import ConfigError, InputError
 from lmrs.eval.protocols import Frame, Protocol, windows
 from lmrs.eval.scores import Score, count_words
 from lmrs.models import sentence
+from lmrs.models.beside import find_tokenizer, fitting, tokenizer_of
 from lmrs.models.model import LanguageModel
 from lmrs.nn.attention import Attention
 from lmrs.ops import Pooling
@@ -100,14 +101,14 @@ class Engine:
         self._given = tokenizer
         self._pools: dict[Pooling, _rs.Plan] = {}
 
-    @cached_property
+    @property
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer. Raises InputError if none was given and the model came from no file."""
-        if self._given is not None:
-            return self._given
-        if self.model.source is None:
-            raise InputError("this model came from no file: pass tokenizer= to give texts, or give token ids")
-        return Tokenizer.load(self.model.source)
+        """The tokenizer. Raises InputError if none was given and none lies beside the model's checkpoint."""
+        return self._tokenizer or tokenizer_of(self.model)
+
+    @cached_property
+    def _tokenizer(self) -> Tokenizer | None:
+        return find_tokenizer(self.model) if self._given is None else fitting(self._given, self.model)
 
     @overload
     def generate(self, prompt: str | Ids, **options: Unpack[Options]) -> Completion: ...
@@ -281,7 +282,7 @@ class Engine:
 
     @property
     def _native(self) -> _rs.Tokenizer | None:
-        return None if self._given is None and self.model.source is None else self.tokenizer.native
+        return None if self._tokenizer is None else self._tokenizer.native
 
     @cached_property
     def _sentence(self) -> sentence.Sentence | None:
@@ -312,7 +313,7 @@ class Engine:
     @cached_property
     def _eos(self) -> list[int]:
         ends = self._special("eos_token_id")
-        tokenizer = None if self._native is None else self.tokenizer
+        tokenizer = self._tokenizer
         return ends or ([tokenizer.eos_id] if tokenizer is not None and tokenizer.eos_id is not None else [])
 
     @property

@@ -46,7 +46,7 @@ class Tokenizer:
         file; tokenizer_config.json beside them), one of these files, or a GGUF file.
 
         Raises:
-            MissingFileError: There is nothing at `path`.
+            MissingFileError: There is nothing at `path`, or the directory has no tokenizer.
             TokenizerError: What is there is no tokenizer, or not one that can be used; names the file and the field.
         """
         path = Path(path)
@@ -75,7 +75,7 @@ class Tokenizer:
         if len(files := sorted(directory.glob("*.gguf"))) == 1:
             return cls._from_gguf(files[0])
         there = ", ".join(sorted(file.name for file in directory.glob("*.model")))
-        raise TokenizerError(
+        raise (TokenizerError if there else MissingFileError)(
             f"{directory}: no tokenizer.json, no vocab.json with merges.txt, no vocab.txt and no single GGUF file"
             + (f"; {there} is not supported: save the tokenizer as tokenizer.json" if there else "")
         )

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from lmrs.errors import InputError
+from lmrs.models.beside import tokenizer_of
 from lmrs.tokenizer import Tokenizer
+from lmrs.train.ids import checked
 from lmrs.train.objective import Example, NextToken
-from lmrs.train.text import checked, tokenizer_of
 
 
 def clm(

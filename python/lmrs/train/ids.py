@@ -1,18 +1,9 @@
-"""From texts to the token ids of a model."""
+"""Token ids that a model has."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from lmrs.errors import InputError
-from lmrs.tokenizer import Tokenizer
-
-
-def tokenizer_of(model: Any) -> Tokenizer:
-    """The tokenizer beside the checkpoint of ``model``. Raises InputError if it came from no file."""
-    source = getattr(model, "source", None)
-    if source is None:
-        raise InputError("this model came from no file: pass tokenizer= to give texts, or give token ids")
-    return Tokenizer.load(source)
 
 
 def checked(model: Any, sequences: Sequence[Sequence[int]], what: str) -> Sequence[Sequence[int]]:

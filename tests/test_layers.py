@@ -23,7 +23,7 @@ LAYERS = [
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 STRANGERS = {("models", "delta"), ("delta", "models")}
-NATIVE = {"engine.py", "errors.py", "tokenizer.py", "weights.py", "train/optimiser.py"}
+NATIVE = {"engine.py", "tokenizer.py", "weights.py"}
 UNSAFE_CRATES = {"kernels", "tensor", "python"}
 
 FILES = sorted(PACKAGE.rglob("*.py"))

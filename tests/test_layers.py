@@ -66,7 +66,7 @@ def test_imports(path: Path) -> None:
         top = name.split(".")[0]
         assert top not in {"pickle", "dill", "cloudpickle", "joblib"}, name
         if top == "torch":
-            assert inside.as_posix() == "backend/torch.py"
+            assert inside.parts[:2] == ("backend", "torch")
         if top == "rich":
             assert own == "terminal"
         if top == "click":

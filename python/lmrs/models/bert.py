@@ -135,15 +135,28 @@ class Model(LanguageModel):
 
         Raises ConfigError if the file had no pooler.
         """
-        if not self.config.pooler:
-            raise ConfigError("this BERT has no pooler: its file holds no pooler.dense.weight")
-        return ops.activation(self.pooler(ops.pool(self.states(batch), batch.seqs, kind="first")), kind="tanh")
+        return self.pooled_of(self.states(batch), batch.seqs)
 
     def hidden(self, batch: Batch) -> Value:
         """``norm(act(dense(states)))``, what goes into the masked-token head. Raises ConfigError if there is none."""
+        return self.transformed(self.states(batch))
+
+    def pooled_of(self, states: Value, seqs: Ragged) -> Value:
+        """:meth:`pooled` of ``states [T, width]``."""
+        if not self.config.pooler:
+            raise ConfigError("this BERT has no pooler: its file holds no pooler.dense.weight")
+        return ops.activation(self.pooler(ops.pool(states, seqs, kind="first")), kind="tanh")
+
+    def transformed(self, states: Value) -> Value:
+        """:meth:`hidden` of ``states [T, width]``."""
         if not self.config.mlm:
             raise ConfigError("this BERT has no masked-token head: its file holds no cls.predictions.bias")
-        return self.transform_norm(ops.activation(self.transform(self.states(batch)), kind=self.config.kind))
+        return self.transform_norm(ops.activation(self.transform(states), kind=self.config.kind))
+
+    @property
+    def pair_head(self) -> Linear | None:
+        """What tells of a pooled state whether a second sentence follows the first, if the file had it."""
+        return self.next_sentence if self.config.next_sentence else None
 
 
 def copies(_fields: Mapping[str, Any], names: Collection[str]) -> dict[str, str]:

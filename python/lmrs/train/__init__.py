@@ -7,17 +7,23 @@ The model is trained in place; what it was loaded from is untouched.
 
 from lmrs.train.clm import clm
 from lmrs.train.loop import fit
-from lmrs.train.objective import Example, NextToken, Objective
+from lmrs.train.mlm import mlm
+from lmrs.train.objective import Dynamic, Example, NextToken, Objective
 from lmrs.train.optimiser import AdamW
+from lmrs.train.pairs import sentence_pairs
 from lmrs.train.penalised import Penalised
+from lmrs.train.prefix import prefix_lm
 from lmrs.train.run import History, Step
 from lmrs.train.schedule import Constant, Cosine, Linear
+from lmrs.train.seq2seq import seq2seq
 from lmrs.train.sft import sft
+from lmrs.train.span import span_corruption
 
 __all__ = [
     "AdamW",
     "Constant",
     "Cosine",
+    "Dynamic",
     "Example",
     "History",
     "Linear",
@@ -27,5 +33,10 @@ __all__ = [
     "Step",
     "clm",
     "fit",
+    "mlm",
+    "prefix_lm",
+    "sentence_pairs",
+    "seq2seq",
     "sft",
+    "span_corruption",
 ]

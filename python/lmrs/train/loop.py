@@ -11,7 +11,7 @@ from lmrs.batch import Backend
 from lmrs.errors import InputError
 from lmrs.fingerprint import fingerprint
 from lmrs.train.checkpoint import Checkpoints
-from lmrs.train.objective import Objective
+from lmrs.train.objective import Dynamic, Objective
 from lmrs.train.optimiser import AdamW, Optimiser, finite_norm
 from lmrs.train.order import Shuffled
 from lmrs.train.run import History, Run, Step
@@ -67,12 +67,13 @@ def fit(
         settings: dict[str, object] = {"steps": steps, "batch_tokens": batch_tokens, "accumulate": accumulate}
         settings |= {"clip": clip, "seed": seed, "optimiser": optimiser, "schedule": schedule}
         settings |= {"examples": len(objective), "frozen": _frozen(objective, run)}
+        settings |= {"drawn as": objective.settings if isinstance(objective, Dynamic) else "they are"}
         kept = Checkpoints(Path(checkpoints), {setting: str(value) for setting, value in settings.items()})
         kept.start(run, parameters, resume=resume)
     start = time.perf_counter()
     while (done := run.optimiser.steps) < steps:
         batches = [_draw(objective, run, batch_tokens, seed) for _ in range(accumulate)]
-        loss, terms, gradients = _gradient(objective, batches, run.optimiser.backend, name, (seed, done * accumulate))
+        loss, terms, gradients = _gradient(batches, run.optimiser.backend, name, (seed, done * accumulate))
         norm = finite_norm(run.optimiser.backend, gradients) / terms
         shrink = 1.0 if clip is None else min(1.0, clip / (norm + 1e-6))
         factor = schedule(done, steps)
@@ -103,37 +104,41 @@ def _frozen(objective: Objective, run: Run) -> str:
     return fingerprint((path, run.optimiser.backend.numpy(parameter.data)) for path, parameter in frozen)
 
 
-def _draw(objective: Objective, run: Run, batch_tokens: int, seed: int) -> list[int]:
-    """The next examples, as many as fit, all of one epoch."""
+def _draw(objective: Objective, run: Run, batch_tokens: int, seed: int) -> tuple[Objective, list[int]]:
+    """The next examples, as many as fit, all of one epoch, and the objective as it is in that epoch."""
     chosen: list[int] = []
     room = batch_tokens
+    epoch = run.drawn // len(objective)
+    current = objective.in_epoch(epoch) if isinstance(objective, Dynamic) else objective
     while True:
-        epoch, index = divmod(run.drawn, len(objective))
+        index = run.drawn - epoch * len(objective)
+        if index == len(objective):
+            return current, chosen
         example = Shuffled(len(objective), seed, epoch)[index]
-        room -= objective.tokens(example)
-        if chosen and (room < 0 or index == 0):
-            return chosen
+        room -= current.tokens(example)
+        if chosen and room < 0:
+            return current, chosen
         chosen.append(example)
         run.drawn += 1
 
 
 def _gradient(
-    objective: Objective, batches: Sequence[Sequence[int]], backend: Any, name: Backend, randomness: tuple[int, int]
+    batches: Sequence[tuple[Objective, Sequence[int]]], backend: Any, name: Backend, randomness: tuple[int, int]
 ) -> tuple[float, int, dict[str, Any]]:
     """The loss of all batches, summed, how many terms it has, and its gradient."""
     total, terms = 0.0, 0
     gradients: dict[str, Any] = {}
 
-    def loss(indices: Sequence[int]) -> Any:
+    def loss(objective: Objective, indices: Sequence[int]) -> Any:
         nonlocal terms
         value, count = objective.loss(indices, backend=name)
         terms += count
         return value
 
     seed, first = randomness
-    for turn, indices in enumerate(batches):
+    for turn, batch in enumerate(batches):
         value, part = backend.value_and_grad(
-            lambda indices=indices: loss(indices), objective.model, randomness=(seed, first + turn)
+            lambda batch=batch: loss(*batch), batch[0].model, randomness=(seed, first + turn)
         )
         total += value
         for path, gradient in part.items():

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -33,12 +33,55 @@ class Objective(Protocol):
         """The loss ``[1, 1]`` of these examples, summed over its terms, and how many terms there are."""
 
 
+@runtime_checkable
+class Dynamic(Objective, Protocol):
+    """An objective whose examples are drawn anew each epoch: those of an epoch are an objective of their own.
+
+    A draw is a function of (``settings``, epoch, index), so a run resumes to the same examples. ``settings`` describe
+    how they are drawn; a run with others is another run.
+    """
+
+    @property
+    def settings(self) -> str:
+        """How examples are drawn, the seed among it."""
+
+    def in_epoch(self, epoch: int) -> Objective:
+        """The examples of ``epoch``."""
+
+
 @dataclass(frozen=True)
 class Example:
-    """One sequence: token ``ids``, and for each row the token it should predict (-100: none)."""
+    """One sequence: token ``ids``, for each row the token it should predict (-100: none), and BERT's token types."""
 
     ids: Sequence[int]
     labels: Sequence[int]
+    segments: Sequence[int] | None = None
+
+
+def attends(model: Any, *, causally: bool) -> None:
+    """Raises ConfigError if the model is not what an objective needs: one that sees, or does not see, later tokens."""
+    for path, module in model.named_modules():
+        causal = getattr(module, "causal", causally)
+        if causal is not causally and causally:
+            raise ConfigError(f"{path} attends to later tokens: a model that sees its labels learns nothing")
+        if causal is not causally:
+            raise ConfigError(f"{path} does not attend to later tokens: a hidden one is guessed from both sides")
+
+
+def packed(chosen: Sequence[Example], *, backend: Backend) -> tuple[Batch, Value, int]:
+    """Examples as one batch that selects the rows with a label, those labels ``[N]``, and how many there are."""
+    labels = np.concatenate([np.asarray(example.labels, np.int32) for example in chosen])
+    counted = np.flatnonzero(labels != IGNORED)
+    segments = [example.segments or [0] * len(example.ids) for example in chosen]
+    # Rows that predict nothing do not go through the head.
+    select = counted.tolist() if len(counted) < len(labels) else None
+    batch = Batch.of([example.ids for example in chosen], backend=backend, select=select, segments=segments)
+    return batch, import_module(f"lmrs.backend.{backend}").array(labels[counted]), len(counted)
+
+
+def selected(batch: Batch, x: Value) -> Value:
+    """The rows of ``x [T, d]`` that ``batch`` selects."""
+    return x if batch.select is None else ops.rows(x, batch.select)
 
 
 class NextToken:
@@ -49,9 +92,7 @@ class NextToken:
     """
 
     def __init__(self, model: Any, examples: Sequence[Example]) -> None:
-        for path, module in model.named_modules():
-            if getattr(module, "causal", True) is False:
-                raise ConfigError(f"{path} attends to later tokens: a model that sees its labels learns nothing")
+        attends(model, causally=True)
         if not examples:
             raise InputError("there is nothing to train on: no text is longer than one token")
         for index, example in enumerate(examples):
@@ -68,14 +109,6 @@ class NextToken:
 
     def loss(self, indices: Sequence[int], *, backend: Backend) -> tuple[Value, int]:
         """See :class:`Objective`."""
-        chosen = [self.examples[index] for index in indices]
-        labels = [label for example in chosen for label in example.labels]
-        counted = [row for row, label in enumerate(labels) if label != IGNORED]
-        # Rows that predict nothing do not go through the head.
-        select = counted if len(counted) < len(labels) else None
-        batch = Batch.of([example.ids for example in chosen], backend=backend, select=select)
-        hidden = self.model.hidden(batch)
-        if batch.select is not None:
-            hidden = ops.rows(hidden, batch.select)
-        wanted = import_module(f"lmrs.backend.{backend}").array(np.array([labels[row] for row in counted], np.int32))
-        return self.model.head.loss(hidden, wanted, reduction="sum"), len(counted)
+        batch, labels, terms = packed([self.examples[index] for index in indices], backend=backend)
+        hidden = selected(batch, self.model.hidden(batch))
+        return self.model.head.loss(hidden, labels, reduction="sum"), terms

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
 _ROUNDS = 6
 _WORD = 2**64 - 1
 
@@ -34,6 +36,14 @@ class Shuffled:
             key = _mixed(_mixed(_mixed(self.seed) ^ self.epoch) ^ turn)
             left, right = right, left ^ (_mixed(right ^ key) & low)
         return left << half | right
+
+
+def generator(seed: int, *place: int) -> np.random.Generator:
+    """Draws that are a function of (``seed``, ``place``), such as (epoch, index), and of nothing drawn before."""
+    key = _mixed(seed & _WORD)
+    for number in place:
+        key = _mixed(key ^ _mixed(number))
+    return np.random.Generator(np.random.Philox(key=[key, _mixed(key)]))
 
 
 def _mixed(x: int) -> int:

@@ -6,7 +6,7 @@ from lmrs import ops
 from lmrs.batch import Backend
 from lmrs.nn.module import Module
 from lmrs.ops import Value
-from lmrs.train.objective import Objective
+from lmrs.train.objective import Dynamic, Objective
 
 
 class Penalised:
@@ -30,6 +30,17 @@ class Penalised:
     def tokens(self, index: int) -> int:
         """See :class:`~lmrs.train.objective.Objective`."""
         return self.objective.tokens(index)
+
+    @property
+    def settings(self) -> str:
+        """See :class:`~lmrs.train.objective.Dynamic`."""
+        return self.objective.settings if isinstance(self.objective, Dynamic) else "they are"
+
+    def in_epoch(self, epoch: int) -> "Penalised":
+        """See :class:`~lmrs.train.objective.Dynamic`."""
+        if not isinstance(self.objective, Dynamic):
+            return self
+        return Penalised(self.objective.in_epoch(epoch), self.penalty, weight=self.weight)
 
     def loss(self, indices: Sequence[int], *, backend: Backend) -> tuple[Value, int]:
         """See :class:`~lmrs.train.objective.Objective`."""

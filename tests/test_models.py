@@ -272,7 +272,7 @@ def test_every_misfit_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "fields", "message"),
     [
-        ("llama", {"model_type": "lama"}, "model_type is 'lama', expected one of bert, gpt2"),
+        ("llama", {"model_type": "lama"}, "model_type is 'lama', expected one of "),
         ("llama", {"model_type": None}, "model_type is None"),
         ("llama", {"model_type": "checkpoint"}, "model_type is 'checkpoint'"),
         ("llama", {"hidden_size": "32"}, "hidden_size is '32'"),

@@ -19,7 +19,8 @@ def initialise(model: M, *, seed: int) -> M:
     A draw is a function of (``seed``, path), so it depends on no order and on no other parameter. Rules of
     ``Parameter.init``: ``normal`` N(0, 0.02²); ``residual`` N(0, 0.02² / n) for the n projections that add to the
     residual stream, which keeps its variance (Radford et al. 2019, §2.3); ``uniform`` U(-1/√inputs, 1/√inputs);
-    ``zeros``; ``ones``. Raises InputError if ``seed`` is not in 0 … 2⁶⁴-1.
+    ``zeros``; ``ones``; ``forget`` 1 for the second quarter, the forget gate of an LSTM, else 0. Raises InputError if
+    ``seed`` is not in 0 … 2⁶⁴-1.
     """
     if not 0 <= seed < 2**64:
         raise InputError(f"seed is {seed}, expected 0 … 2⁶⁴-1")
@@ -57,4 +58,7 @@ def _draw(parameter: Parameter, random: np.random.Generator, residuals: int) -> 
             values = np.zeros(parameter.shape)
         case "ones":
             values = np.ones(parameter.shape)
+        case "forget":
+            values = np.zeros(parameter.shape)
+            values[len(values) // 4 : len(values) // 2] = 1
     return values.astype(np.float32)

@@ -162,6 +162,11 @@ def numpy(tensor: _rs.Tensor) -> npt.NDArray[Any]:
     return tensor.numpy()
 
 
+def detached(value: Array) -> npt.NDArray[Any]:
+    """The numbers of ``value``, which no gradient goes through."""
+    return value.numpy()
+
+
 def like(tensor: _rs.Tensor, values: npt.NDArray[Any]) -> _rs.Tensor:
     """``values`` in place of ``tensor``. Raises ShapeError if they have another shape or dtype."""
     if list(values.shape) != tensor.shape or values.dtype != tensor.dtype:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from lmrs.errors import ConfigError
 from lmrs.models.source import Sources
 
-FAMILIES = ("bert", "gpt2", "llama", "mistral", "qwen2", "qwen3", "t5")
+FAMILIES = ("bert", "elmo", "gpt2", "llama", "mistral", "qwen2", "qwen3", "static", "t5")
 """The values of ``model_type`` that can be loaded; each is a module beside this one."""
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from lmrs.errors import ConfigError
 
-Init = Literal["normal", "residual", "uniform", "zeros", "ones"]
+Init = Literal["normal", "residual", "uniform", "zeros", "ones", "forget"]
 M = TypeVar("M", bound="Module")
 
 _entered: ContextVar[tuple["Module", ...]] = ContextVar("entered", default=())

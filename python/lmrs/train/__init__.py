@@ -5,6 +5,7 @@
 The model is trained in place; what it was loaded from is untouched.
 """
 
+from lmrs.train.bilm import bilm
 from lmrs.train.clm import clm
 from lmrs.train.loop import fit
 from lmrs.train.mlm import mlm
@@ -17,6 +18,7 @@ from lmrs.train.run import History, Step
 from lmrs.train.schedule import Constant, Cosine, Linear
 from lmrs.train.seq2seq import seq2seq
 from lmrs.train.sft import sft
+from lmrs.train.skipgram import skipgram
 from lmrs.train.span import span_corruption
 
 __all__ = [
@@ -31,6 +33,7 @@ __all__ = [
     "Objective",
     "Penalised",
     "Step",
+    "bilm",
     "clm",
     "fit",
     "mlm",
@@ -38,5 +41,6 @@ __all__ = [
     "sentence_pairs",
     "seq2seq",
     "sft",
+    "skipgram",
     "span_corruption",
 ]

@@ -30,6 +30,11 @@ def numpy(value: Tensor) -> npt.NDArray[Any]:
     return np.asarray(value.detach().cpu().numpy())
 
 
+def detached(value: Tensor) -> npt.NDArray[Any]:
+    """The numbers of ``value``, which no gradient goes through."""
+    return numpy(value)
+
+
 def place(model: M, *, device: str = "cpu", dtype: torch.dtype = torch.float32) -> M:
     """``model`` with its parameters as torch tensors on ``device``; the trainable ones ask for gradients.
 

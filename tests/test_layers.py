@@ -17,7 +17,7 @@ LAYERS = [
     ["fingerprint", "gguf", "initialise", "weights"],
     ["models", "delta"],
     ["engine", "eval", "train"],
-    ["scaling"],
+    ["scaling", "align", "prompting"],
     ["terminal"],
     ["demo"],
     ["cli", "__main__"],

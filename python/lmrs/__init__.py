@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lmrs import delta, eval, scaling, train
+    from lmrs import align, delta, eval, scaling, train
     from lmrs.engine import Completion, Engine
     from lmrs.errors import (
         ConfigError,
@@ -49,6 +49,7 @@ __all__ = [
     "Tokenizer",
     "TokenizerError",
     "__version__",
+    "align",
     "delta",
     "eval",
     "load",
@@ -57,7 +58,7 @@ __all__ = [
     "train",
 ]
 
-_MODULES = {"delta", "eval", "scaling", "train"}
+_MODULES = {"align", "delta", "eval", "scaling", "train"}
 _HOME = {
     "Completion": "lmrs.engine",
     "Encoding": "lmrs.tokenizer",

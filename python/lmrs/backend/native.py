@@ -97,6 +97,16 @@ def _taping(tape: _rs.Tape) -> Iterator[None]:
         _TAPE.reset(token)
 
 
+@contextmanager
+def still() -> Iterator[None]:
+    """While this holds, no tape takes note of what is computed: it is a constant to a gradient around it."""
+    token = _TAPE.set(None)
+    try:
+        yield
+    finally:
+        _TAPE.reset(token)
+
+
 def differentiate(
     loss: Callable[[], Array], of: Sequence[Array], *, randomness: tuple[int, int] | None = None
 ) -> tuple[Array, list[Array | None]]:

@@ -23,6 +23,7 @@ from lmrs.backend.torch.training import (
     norm,
     numpy,
     place,
+    still,
     value_and_grad,
 )
 from lmrs.batch import Ragged
@@ -40,6 +41,7 @@ __all__ = [
     "norm",
     "numpy",
     "place",
+    "still",
     "value_and_grad",
 ]
 

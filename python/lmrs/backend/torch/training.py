@@ -66,6 +66,11 @@ def fetch(model: M) -> M:
     return model.map_parameters(move)
 
 
+def still() -> torch.no_grad:
+    """As :func:`lmrs.backend.native.still`."""
+    return torch.no_grad()
+
+
 def value_and_grad(
     loss: Callable[[], Tensor], model: Module, *, randomness: tuple[int, int] | None = None
 ) -> tuple[float, Gradients]:

@@ -1,0 +1,96 @@
+"""From a model to the log-probabilities of its tokens, and from a loss of those back to the model."""
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from lmrs import ops
+from lmrs.align import vector
+from lmrs.align.vector import Floats, Vector
+from lmrs.batch import Backend
+from lmrs.delta.tree import methods, stripped
+from lmrs.errors import InputError
+from lmrs.ops import Value
+from lmrs.train.objective import IGNORED, Example, packed, selected
+
+AT_ONCE = 2048
+"""Tokens that go through a model together where nothing is differentiated."""
+
+
+def token_logprobs(
+    model: Any, examples: Sequence[Example], *, backend: Backend, temperature: float = 1.0
+) -> tuple[Value, list[int]]:
+    """``log p(label)`` of every label of ``examples``, ``[N, 1]`` in nats, and how many labels each example has.
+
+    At ``temperature`` τ it is the distribution of ``logits / τ``, as sampling divides them.
+    """
+    batch, labels, _ = packed(examples, backend=backend)
+    hidden = selected(batch, model.hidden(batch))
+    counts = [sum(label != IGNORED for label in example.labels) for example in examples]
+    if temperature != 1.0:
+        # The logits are linear in the states: dividing these divides those, and no logits are stored.
+        if getattr(model.head, "bias", None) is not None:
+            raise InputError(f"temperature is {temperature}, expected 1: the head has a bias")
+        hidden = ops.scale(hidden, by=1 / temperature)
+    return model.head.logprob(hidden, labels), counts
+
+
+def through(values: Value, loss: Callable[[Vector], Vector], *, backend: Backend) -> Value:
+    """``loss`` of ``values [N, 1]``, one number, as a value ``[1, 1]`` of the backend that is differentiated onward.
+
+    With ``g = ∂loss/∂values`` it is ``loss + Σ g·(values - constant(values))``: the second term is 0 and has the
+    derivative. Raises InputError if the loss or its derivative is not finite.
+    """
+    module = import_module(f"lmrs.backend.{backend}")
+    numbers = module.numpy(values.tensor if backend == "native" else values)
+    leaf = vector.of(numbers[:, 0])
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        value = loss(leaf)
+        slope = vector.gradient(value, leaf)
+    if not np.isfinite(value.numbers) or not np.isfinite(slope).all():
+        raise InputError(f"the loss is {float(value.numbers)} of log-probabilities down to {numbers.min():.4g}")
+
+    def constant(array: Floats) -> Value:
+        made = module.array(np.ascontiguousarray(array, numbers.dtype))
+        return made if backend == "native" else made.to(values.device)
+
+    moved = ops.mul(ops.add(values, constant(-numbers)), constant(slope[:, None]))
+    return ops.add(ops.sum(moved), constant(np.full((1, 1), float(value.numbers))))
+
+
+def measured(model: Any, examples: Sequence[Example], *, backend: Backend, temperature: float = 1.0) -> list[Floats]:
+    """:func:`token_logprobs` as numbers, float64, an array an example. Nothing is noted for a gradient."""
+    module = import_module(f"lmrs.backend.{backend}")
+    found: list[Floats] = []
+    start = 0
+    while start < len(examples):
+        stop, room = start + 1, AT_ONCE - len(examples[start].ids)
+        while stop < len(examples) and (room := room - len(examples[stop].ids)) >= 0:
+            stop += 1
+        with module.still():
+            values, counts = token_logprobs(model, examples[start:stop], backend=backend, temperature=temperature)
+        numbers = module.numpy(values.tensor if backend == "native" else values)[:, 0].astype(np.float64)
+        found += np.split(numbers, np.cumsum(counts)[:-1])
+        start = stop
+    return found
+
+
+def sequence_logprobs(model: Any, examples: Sequence[Example], *, backend: Backend) -> Floats:
+    """``log p`` of all labels of each example together, ``[examples]``."""
+    return np.array([part.sum() for part in measured(model, examples, backend=backend)])
+
+
+def backend_of(model: Any) -> Backend:
+    """Where the numbers of ``model`` are. Raises InputError if it is not loaded."""
+    for path, parameter in model.named_parameters().items():
+        if parameter.data is None:
+            raise InputError(f"the parameter {path} is not loaded")
+        return "torch" if type(parameter.data).__module__.partition(".")[0] == "torch" else "native"
+    raise InputError("the model has no parameter")
+
+
+def reference_of(policy: Any) -> Any:
+    """What ``policy`` is held to: the same weights with its deltas off; ``policy`` as it is now if it has none."""
+    return stripped(policy) if methods(policy) else policy

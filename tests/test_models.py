@@ -14,6 +14,7 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
+import lmrs
 from lmrs import models, ops
 from lmrs.backend import native, record
 from lmrs.backend import torch as torch_backend
@@ -26,9 +27,10 @@ Array = npt.NDArray[Any]
 ROOT = Path(__file__).parent.parent
 FIXTURES = ROOT / "tests" / "fixtures" / "models"
 SHARED = ROOT.parent / "shared" / "data" / "models"
-CAUSAL = ["gpt2", "llama", "mistral", "qwen2", "qwen3"]
-SEQ2SEQ = ["t5", "flan-t5"]
-ALL = [*CAUSAL, "bert", *SEQ2SEQ]
+CAUSAL = ["gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox", "opt", "opt-post", "gemma", "gemma2", "gemma3_text"]
+SEQ2SEQ = ["t5", "flan-t5", "mt5", "byt5"]
+MASKED = ["roberta", "distilbert", "albert", "modernbert"]
+ALL = [*CAUSAL, "bert", *MASKED, *SEQ2SEQ]
 BACKENDS: list[Backend] = ["native", "torch"]
 
 
@@ -83,6 +85,42 @@ def test_bert(backend: Backend) -> None:
         "next_sentence": model.next_sentence(pooled),
     }.items():
         assert_close(numbers(theirs), expected[ours], bound(backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("name", MASKED)
+def test_masked(name: str, backend: Backend) -> None:
+    model, expected = on(backend, models.load(FIXTURES / name)), np.load(FIXTURES / name / "reference.npz")
+    parts = {part: unpacked(expected[part], expected["lengths"]) for part in ("ids", "segments") if part in expected}
+    batch = Batch.of(parts.pop("ids"), **parts, backend=backend)
+    assert_close(numbers(model.states(batch)), expected["states"], bound(backend))
+    assert_close(numbers(model(batch)), expected["logits"], bound(backend))
+    if "sentence_order" in expected:
+        assert_close(numbers(model.sentence_order(model.pooled(batch))), expected["sentence_order"], bound(backend))
+
+
+@pytest.mark.parametrize("name", CAUSAL)
+def test_the_engine_writes_what_transformers_writes(name: str) -> None:
+    expected = np.load(FIXTURES / name / "reference.npz")
+    prompt, greedy = unpacked(expected["ids"], expected["lengths"])[0], expected["greedy"].tolist()
+    engine = lmrs.Engine(models.load(FIXTURES / name))
+    assert engine.generate(prompt, max_tokens=len(greedy), ignore_eos=True).tokens == greedy
+
+
+@pytest.mark.parametrize("name", SEQ2SEQ)
+def test_the_engine_answers_what_transformers_answers(name: str) -> None:
+    expected = np.load(FIXTURES / name / "reference.npz")
+    prompt, greedy = unpacked(expected["ids"], expected["lengths"])[0], expected["greedy"].tolist()
+    engine = lmrs.Engine(models.load(FIXTURES / name))
+    assert engine.generate(prompt, max_tokens=len(greedy), ignore_eos=True).tokens == greedy
+
+
+def test_capped_logits_are_not_trained_or_scored() -> None:
+    model = models.load(FIXTURES / "gemma2")
+    batch = Batch.of([[3, 4, 5]], labels=[[4, 5, 6]])
+    for call in (model.head.loss, model.head.logprob):
+        with pytest.raises(ConfigError, match=r"capped at 5\.0"):
+            call(model.hidden(batch), batch.labels)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -192,7 +230,7 @@ def test_initialise_is_a_function_of_seed_and_path() -> None:
         models.initialise(build(config), seed=-1)
 
 
-REAL = ["gpt-nano-sort", "glassllm-en", "stories260k", "rxnfp-bert-mlm-fp16"]
+REAL = ["gpt-nano-sort", "glassllm-en", "stories260k", "rxnfp-bert-mlm-fp16", "rxnmapper-albert-mlm"]
 REAL += [f"synthetic/{name}" for name in ("gpt2-tiny", "bert-tiny-mlm", "t5-v1.0-tiny", "t5-v1.1-tiny")]
 LIVE = [FIXTURES / name for name in ALL] + [SHARED / name for name in REAL if (SHARED / name).is_dir()]
 
@@ -202,7 +240,7 @@ def test_beside_transformers(path: Path) -> None:
     """The transformers that is installed, on the fixtures and on whatever real checkpoints are at hand."""
     model = models.load(path)
     random, most = np.random.default_rng(0), model.config.context or 40
-    texts = [random.integers(0, model.config.vocabulary, n).tolist() for n in (min(most, 40), 1, 7)]
+    texts = [random.integers(3, model.config.vocabulary, n).tolist() for n in (min(most, 40), 1, 7)]
     kind = getattr(transformers, json.loads((path / "config.json").read_text())["architectures"][0])
     peer = kind.from_pretrained(path, dtype="float32").eval()
     assert_close(run(model, texts), peer_logits(peer, texts), 1e-4)
@@ -346,6 +384,10 @@ def test_sources_cover_the_model_once(name: str) -> None:
     sources = model.sources()
     assert sources.keys() == model.named_parameters().keys()
     for tensor, parts in by_tensor(sources).items():
+        pieces = [source.piece for source in parts.values() if source.piece]
+        if pieces:
+            assert sorted(piece.which for piece in pieces) == list(range(pieces[0].count)), tensor
+            continue
         rows = sorted(source.rows for source in parts.values() if source.rows)
         assert len(rows) == len(parts) if len(parts) > 1 else not rows, tensor
         assert all(before[1] == after[0] for before, after in zip(rows, rows[1:], strict=False))

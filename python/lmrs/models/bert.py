@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from lmrs import ops
 from lmrs.batch import Batch, Ragged
 from lmrs.errors import ConfigError
-from lmrs.models.config import MOST_LAYERS, Fields
+from lmrs.models.config import MOST_LAYERS, Fields, written_activation
 from lmrs.models.model import LanguageModel
 from lmrs.models.source import Source, Sources, both, weight
 from lmrs.nn.attention import Attention, Heads
@@ -23,7 +23,10 @@ _DECODER = "cls.predictions.decoder.weight"
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """``segments`` is the number of token types; the last flags say which parts beside the encoder there are."""
+    """``segments`` is the number of token types (0: none); the last flags say which parts there are above the encoder.
+
+    ``offset`` is the number of rows of the file's position table before that of the first position.
+    """
 
     family: ClassVar[str] = "bert"
     vocabulary: int
@@ -33,6 +36,7 @@ class Config:
     context: int
     inner: int
     segments: int = 2
+    offset: int = 0
     kind: Activation = "gelu"
     eps: float = 1e-12
     tied: bool = True
@@ -78,7 +82,7 @@ class Config:
             "max_position_embeddings": self.context,
             "intermediate_size": self.inner,
             "type_vocab_size": self.segments,
-            "hidden_act": self.kind,
+            "hidden_act": written_activation(self.kind),
             "layer_norm_eps": self.eps,
             "tie_word_embeddings": self.tied,
         }
@@ -109,7 +113,10 @@ class Model(LanguageModel):
         self.config, self.metadata = config, metadata or {}
         self.embed = Embedding(config.vocabulary, config.width)
         self.positions = Embedding(config.context, config.width)
-        self.segments = Embedding(config.segments, config.width)
+        if config.offset:
+            self.unread = Embedding(config.offset, config.width)
+        if config.segments:
+            self.segments = Embedding(config.segments, config.width)
         self.embed_norm = LayerNorm(config.width, eps=config.eps)
         self.blocks = [Block(config) for _ in range(config.layers)]
         if config.pooler:
@@ -124,7 +131,9 @@ class Model(LanguageModel):
 
     def states(self, batch: Batch) -> Value:
         """The output of the last block, ``[T, width]``: what sentence embeddings are pooled from."""
-        x = self.embed(batch.ids) + self.segments(batch.segments)
+        x = self.embed(batch.ids)
+        if self.config.segments:
+            x = x + self.segments(batch.segments)
         x = self.embed_norm(x + self.positions(batch.positions))
         for block in self.blocks:
             x = block(x, batch.seqs)
@@ -144,13 +153,13 @@ class Model(LanguageModel):
     def pooled_of(self, states: Value, seqs: Ragged) -> Value:
         """:meth:`pooled` of ``states [T, width]``."""
         if not self.config.pooler:
-            raise ConfigError("this BERT has no pooler: its file holds no pooler.dense.weight")
+            raise ConfigError(f"this {self.config.family} has no pooler: its file holds no pooler.dense.weight")
         return ops.activation(self.pooler(ops.pool(states, seqs, kind="first")), kind="tanh")
 
     def transformed(self, states: Value) -> Value:
         """:meth:`hidden` of ``states [T, width]``."""
         if not self.config.mlm:
-            raise ConfigError("this BERT has no masked-token head: its file holds no cls.predictions.bias")
+            raise ConfigError(f"this {self.config.family} has no masked-token head: its file holds none")
         return self.transform_norm(ops.activation(self.transform(states), kind=self.config.kind))
 
     @property
@@ -172,10 +181,7 @@ def weights(config: Config, names: Collection[str] = ()) -> Sources:
     for path, name in (("embed", "word"), ("positions", "position"), ("segments", "token_type")):
         sources |= weight(path, f"{start}embeddings.{name}_embeddings")
     sources |= both("embed_norm", f"{start}embeddings.LayerNorm")
-    for i in range(config.layers):
-        block, stored = f"blocks.{i}", f"{start}encoder.layer.{i}"
-        for path, name in _BLOCK.items():
-            sources |= both(f"{block}.{path}", f"{stored}.{name}")
+    sources |= blocks(config, f"{start}encoder.layer")
     if config.pooler:
         sources |= both("pooler", f"{start}pooler.dense")
     if config.next_sentence:
@@ -187,6 +193,14 @@ def weights(config: Config, names: Collection[str] = ()) -> Sources:
         if not config.tied:
             sources["head.weight"] = Source(_DECODER)
     return {path: Source(_stored(source.name, names)) for path, source in sources.items()} if names else sources
+
+
+def blocks(config: Config, stored: str) -> Sources:
+    """The sources of all blocks, stored as BERT's under ``stored``."""
+    paths = [
+        (f"blocks.{i}.{path}", f"{stored}.{i}.{name}") for i in range(config.layers) for path, name in _BLOCK.items()
+    ]
+    return {path: source for pair in paths for path, source in both(*pair).items()}
 
 
 _BLOCK = {

@@ -67,7 +67,7 @@ def save(model: LanguageModel, path: str | os.PathLike[str]) -> None:
     tensors = {}
     for name, parts in by_tensor(sources).items():
         data = {part: native.tensor(parameters[part]) for part in parts}
-        if len(parts) == 1 and not (next(iter(parts.values())).transposed):
+        if len(parts) == 1 and not ((only := next(iter(parts.values()))).transposed or only.plus):
             (tensors[name],) = data.values()
         else:
             whole = written({part: tensor.numpy() for part, tensor in data.items()}, parts)

@@ -76,3 +76,8 @@ def activation(field: str, name: object) -> Activation:
     if name not in _ACTIVATIONS:
         raise ConfigError(f"{field} is {name!r}, expected one of {', '.join(_ACTIVATIONS)}")
     return _ACTIVATIONS[str(name)]
+
+
+def written_activation(kind: Activation) -> str:
+    """Transformers' name of an op's activation function, the inverse of :func:`activation`."""
+    return {"gelu_tanh": "gelu_pytorch_tanh"}.get(kind, kind)

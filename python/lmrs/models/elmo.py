@@ -204,7 +204,7 @@ class Layer(Module):
     def forward(self, x: Value, seqs: Ragged, carried: tuple[Value, Value] | None) -> tuple[Value, tuple[Value, Value]]:
         """``[T, width]`` to ``[T, width]``, and the hidden and cell after each sequence."""
         hidden, cell = carried or (None, None)
-        clips = {"cell_clip": self.config.cell_clip, "output_clip": self.config.output_clip}
+        config = self.config
         both = ops.lstm(
             *(x, self.input, self.state, seqs),
             bias=self.bias,
@@ -213,7 +213,8 @@ class Layer(Module):
             cell=cell,
             reverse=self.reverse,
             memory=True,
-            **clips,
+            cell_clip=config.cell_clip,
+            output_clip=config.output_clip,
         )
         width, whole = self.config.width, self.config.width + self.config.cells
         last = ops.pool(both, seqs, kind="first" if self.reverse else "last")

@@ -7,7 +7,10 @@ from typing import Any, Protocol
 from lmrs.errors import ConfigError
 from lmrs.models.source import Sources
 
-FAMILIES = ("bert", "elmo", "gpt2", "llama", "mistral", "qwen2", "qwen3", "static", "t5")
+FAMILIES = (
+    *("albert", "bert", "distilbert", "elmo", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral"),
+    *("modernbert", "mt5", "opt", "qwen2", "qwen3", "roberta", "static", "t5"),
+)
 """The values of ``model_type`` that can be loaded; each is a module beside this one."""
 
 

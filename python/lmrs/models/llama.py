@@ -10,7 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 from lmrs.batch import Batch
 from lmrs.errors import ConfigError
-from lmrs.models.config import MOST_LAYERS, Fields
+from lmrs.models.config import MOST_LAYERS, Fields, written_activation
 from lmrs.models.model import LanguageModel
 from lmrs.models.source import Sources, both, weight
 from lmrs.nn.attention import Heads, RotaryAttention
@@ -90,7 +90,7 @@ class Config:
             "head_dim": self.heads.dim,
             "max_position_embeddings": self.context,
             "intermediate_size": self.inner,
-            "hidden_act": self.kind,
+            "hidden_act": written_activation(self.kind),
             "rms_norm_eps": self.eps,
             "rope_parameters": dict(self.rope),
             "attention_bias": self.o_bias,
@@ -142,7 +142,7 @@ class Model(LanguageModel):
         self.config, self.metadata = config, metadata or {}
         rope = Rope(config.heads.dim, config.rope, context=config.context)
         self.embed = Embedding(config.vocabulary, config.width)
-        self.blocks = [Block(config, layer, rope) for layer in range(config.layers)]
+        self.blocks: list[Module] = [Block(config, layer, rope) for layer in range(config.layers)]
         self.norm = RMSNorm(config.width, eps=config.eps)
         self.head = Head(config.width, config.vocabulary, tied=self.embed if config.tied else None)
 

@@ -7,7 +7,7 @@ The final decoder states are multiplied by ``width**-0.5`` exactly in the origin
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from lmrs import ops
 from lmrs.batch import Batch, Ragged
@@ -22,6 +22,7 @@ from lmrs.nn.module import Module, Parameter
 from lmrs.ops import Activation, Value
 
 IGNORED = re.compile(r"decoder\.block\.0\.layer\.1\.EncDecAttention\.relative_attention_bias\.weight")
+C = TypeVar("C", bound="Config")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,7 @@ class Config:
     start: int = 0
 
     @classmethod
-    def from_dict(cls, fields: Mapping[str, Any], names: Collection[str] | None = None) -> "Config":
+    def from_dict(cls: type[C], fields: Mapping[str, Any], names: Collection[str] | None = None) -> C:
         """From config.json; whether the head is tied is read off the tensor ``names`` of the file if given."""
         read = Fields(fields)
         said = read.get("feed_forward_proj") or "relu"

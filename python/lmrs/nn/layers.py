@@ -1,6 +1,7 @@
 """The leaves of a model: projections, tables, norms and the head."""
 
 from lmrs import ops
+from lmrs.errors import ConfigError
 from lmrs.nn.module import Init, Module, Parameter
 from lmrs.ops import Reduction, Value
 
@@ -29,11 +30,11 @@ class Embedding(Module):
 
 
 class LayerNorm(Module):
-    """Layer normalisation over ``width``; ``weight``, ``bias [width]``."""
+    """Layer normalisation over ``width``; ``weight [width]``, ``bias [width]`` or None."""
 
-    def __init__(self, width: int, *, eps: float) -> None:
+    def __init__(self, width: int, *, eps: float, bias: bool = True) -> None:
         self.weight = Parameter(shape=(width,), init="ones")
-        self.bias = Parameter(shape=(width,), init="zeros")
+        self.bias = Parameter(shape=(width,), init="zeros") if bias else None
         self.eps = eps
 
     def forward(self, x: Value) -> Value:
@@ -76,3 +77,26 @@ class Head(Module):
         """
         with self.entered():
             return ops.token_logprob(x, self.weight, labels, self.bias, top_k=top_k)
+
+
+class CappedHead(Head):
+    """A head whose logits are ``cap·tanh(x·Wᵀ / cap)`` (Gemma 2).
+
+    The op that scores labels without storing logits knows no cap, so this head generates and does not train or score.
+    """
+
+    def __init__(self, width: int, vocabulary: int, *, cap: float, tied: Embedding | None = None) -> None:
+        super().__init__(width, vocabulary, tied=tied)
+        self.cap = cap
+
+    def forward(self, x: Value) -> Value:
+        """The logits ``[T, V]`` of ``x [T, d]``."""
+        return ops.scale(ops.activation(ops.scale(super().forward(x), by=1 / self.cap), kind="tanh"), by=self.cap)
+
+    def loss(self, x: Value, labels: Value, *, reduction: Reduction = "mean") -> Value:
+        """Raises ConfigError."""
+        raise ConfigError(f"logits capped at {self.cap} cannot be trained yet: cross_entropy knows no cap")
+
+    def logprob(self, x: Value, labels: Value, *, top_k: int | None = None) -> Value:
+        """Raises ConfigError."""
+        raise ConfigError(f"logits capped at {self.cap} cannot be scored yet: token_logprob knows no cap")

@@ -17,8 +17,8 @@ import numpy.typing as npt
 from lmrs import _rs, ops
 from lmrs.backend.record import record
 from lmrs.errors import ConfigError, InputError
-from lmrs.eval.continuations import Continuation, boundary, fitted
-from lmrs.eval.protocols import Frame, Protocol, windows
+from lmrs.eval.continuations import RANK, Continuation, boundary, fitted
+from lmrs.eval.protocols import Frame, Protocol, Window, windows
 from lmrs.eval.scores import Details, Score, count_words
 from lmrs.models import sentence
 from lmrs.models.beside import find_tokenizer, fitting, tokenizer_of
@@ -75,9 +75,6 @@ class _Bounds(TypedDict):
     vocabulary: int
     context: int | None
 
-
-RANK = 3
-"""The column of :func:`lmrs.ops.token_logprob` that holds the rank."""
 
 _DEFAULTS: Options = {
     "max_tokens": 128,
@@ -191,8 +188,7 @@ class Engine:
         top_k, protocol = self._top_k(reading), reading.get("protocol", "rolling")
         plan = self._logprob(top_k)
         many = [texts] if isinstance(texts, str) else texts
-        context, window, stride = self.config.context, reading.get("window"), reading.get("stride")
-        frame = Frame(context=context, window=window, stride=stride, prefix=self._prefix)
+        frame = self._frame(window=reading.get("window"), stride=reading.get("stride"))
         encodings = self._encoded(many, "score", add_special_tokens=False)
         cut = [windows(encoding.ids, protocol=protocol, frame=frame) for encoding in encodings]
         flat = [(window.inputs, window.labels()) for part in cut for window in part]
@@ -216,19 +212,45 @@ class Engine:
             )
         return scores[0] if isinstance(texts, str) else scores
 
+    def windows(
+        self, text: str, *, protocol: Protocol = "rolling", window: int | None = None, stride: int | None = None
+    ) -> list[Window]:
+        """What :meth:`score` reads of a text, and which tokens it scores. Raises InputError as it does."""
+        (encoding,) = self._encoded([text], "score", add_special_tokens=False)
+        return windows(encoding.ids, protocol=protocol, frame=self._frame(window=window, stride=stride))
+
+    def plan(self, run: Callable[..., Any], **options: int) -> _rs.Plan:
+        """``run``, a call of the model as in :func:`lmrs.backend.record.record`, over weights held as ``dtype``."""
+        return _rs.Plan(record(self.model, run, **options), self.dtype)
+
+    def expect_next_token(self) -> None:
+        """Raise ConfigError if the model does not predict the next token of a text."""
+        self._expect_causal("score")
+        if self._encode is not None:
+            said = f"a {self.config.family} predicts an answer to a text, not the text"
+            raise ConfigError(f"{said}: it cannot score one")
+
+    @property
+    def prefix(self) -> int | None:
+        """The token before a text that is scored from its first token on."""
+        begin = self.tokenizer.bos_id
+        return next(iter(self._eos), None) if begin is None else begin
+
     def continuations(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
         """How likely each continuation is after its context; ``pairs`` are (context, continuation).
 
         The boundary between the two is drawn as lm-evaluation-harness draws it, and a context too long loses its start:
-        see :mod:`lmrs.eval.continuations`. Raises InputError for a continuation that is empty or longer than the
+        see :mod:`lmrs.eval.continuations`. What the pairs of a call begin with in common is computed once, and changes
+        no bit. Raises InputError for a continuation that is empty or longer than the
         context of the model; ConfigError if the model does not predict the next token.
         """
         plan = self._logprob(0)
         frames = [
-            fitted(*boundary(self.tokenizer, context, text, prefix=self._prefix), context=self.config.context)
+            fitted(*boundary(self.tokenizer, context, text, prefix=self.prefix), context=self.config.context)
             for context, text in pairs
         ]
-        rows = _rs.score(plan, [(window.inputs, window.labels()) for window, _ in frames], **self._bounds)
+        cut = [(window.inputs, window.labels()) for window, _ in frames]
+        rows = _rs.score(plan, cut, shared=True, **self._bounds)
         found = []
         for (window, dropped), row in zip(frames, rows, strict=True):
             table = row.reshape(len(window.targets), -1)
@@ -311,21 +333,21 @@ class Engine:
         self._expect_causal("generate")
         model, encode = self.model, self._encode
         if encode is None:
-            return _rs.Generator(self._plan(model), tokenizer=self._native, kv_dtype=self.kv_dtype, **self._bounds)
+            return _rs.Generator(self.plan(model), tokenizer=self._native, kv_dtype=self.kv_dtype, **self._bounds)
         config: Any = model.config
         width = config.width
-        encoder = (self._plan(encode), width, config.start)
-        logits = self._plan(model, memory_width=width)
+        encoder = (self.plan(encode), width, config.start)
+        logits = self.plan(model, memory_width=width)
         return _rs.Generator(logits, tokenizer=self._native, encoder=encoder, kv_dtype=self.kv_dtype, **self._bounds)
+
+    def _frame(self, *, window: int | None, stride: int | None) -> Frame:
+        return Frame(context=self.config.context, window=window, stride=stride, prefix=self.prefix)
 
     def _logprob(self, top_k: int | None) -> _rs.Plan:
         if top_k not in self._logprobs:
-            self._expect_causal("score")
+            self.expect_next_token()
             model = self.model
-            if self._encode is not None:
-                said = f"a {self.config.family} predicts an answer to a text, not the text"
-                raise ConfigError(f"{said}: it cannot score one")
-            self._logprobs[top_k] = self._plan(
+            self._logprobs[top_k] = self.plan(
                 lambda batch: model.head.logprob(model.hidden(batch), batch.labels, top_k=top_k)
             )
         return self._logprobs[top_k]
@@ -348,15 +370,12 @@ class Engine:
             raise InputError(f"pooling is {kind!r}, expected one of {', '.join(get_args(Pooling))}")
         if kind not in self._pools:
             model = self.model
-            self._pools[kind] = self._plan(lambda batch: ops.pool(model.states(batch), batch.seqs, kind=kind))
+            self._pools[kind] = self.plan(lambda batch: ops.pool(model.states(batch), batch.seqs, kind=kind))
         return self._pools[kind]
 
     def _expect_causal(self, what: str) -> None:
         if not any(isinstance(module, Attention) and module.cache for _, module in self.model.named_modules()):
             raise ConfigError(f"a {self.config.family} reads texts whole: it cannot {what}, only embed")
-
-    def _plan(self, run: Callable[..., Any], **options: int) -> _rs.Plan:
-        return _rs.Plan(record(self.model, run, **options), self.dtype)
 
     @property
     def _encode(self) -> Callable[..., Any] | None:
@@ -398,12 +417,6 @@ class Engine:
         ends = self._special("eos_token_id")
         tokenizer = self._tokenizer
         return ends or ([tokenizer.eos_id] if tokenizer is not None and tokenizer.eos_id is not None else [])
-
-    @property
-    def _prefix(self) -> int | None:
-        """The token before a text that is scored from its first token on."""
-        begin = self.tokenizer.bos_id
-        return next(iter(self._eos), None) if begin is None else begin
 
 
 def _details(table: npt.NDArray[np.float32], reading: Reading) -> Details:

@@ -43,6 +43,23 @@ def waiting(what: str) -> Iterator[None]:
 
 
 @contextmanager
+def running(what: str) -> Iterator[Callable[[str], None]]:
+    """A spinner for work whose end is not known: give it how far it is. Without a terminal, a plain line a minute."""
+    last = time.monotonic()
+
+    with ERR.status(what) as status:
+
+        def told(progress: str) -> None:
+            nonlocal last
+            status.update(f"{what}: {progress}")
+            if not ERR.is_terminal and time.monotonic() - last > 60:
+                ERR.print(f"{what}: {progress}")
+                last = time.monotonic()
+
+        yield told
+
+
+@contextmanager
 def stages() -> Iterator[Callable[[str, int, int | None], None]]:
     """A live bar for work in stages: give it the stage's name, how much is done, and of how much if that is known."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())

@@ -15,6 +15,7 @@ COMMANDS = (
     "generate",
     "chat",
     "ppl",
+    "corpus",
     "eval",
     "embed",
     "tune",

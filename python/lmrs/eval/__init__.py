@@ -1,8 +1,29 @@
 """Measuring models."""
 
+from lmrs.eval.answers import answers
+from lmrs.eval.arrow import ArrowScorer
+from lmrs.eval.compare import Comparison, compare
 from lmrs.eval.continuations import Continuation
-from lmrs.eval.corpus import perplexity
+from lmrs.eval.corpus import Shard, Totals, merged, perplexity, score_corpus
+from lmrs.eval.masked import PseudoScore, pseudo_loglikelihood
 from lmrs.eval.protocols import PROTOCOLS, Protocol, Window
 from lmrs.eval.scores import Score
 
-__all__ = ["PROTOCOLS", "Continuation", "Protocol", "Score", "Window", "perplexity"]
+__all__ = [
+    "PROTOCOLS",
+    "ArrowScorer",
+    "Comparison",
+    "Continuation",
+    "Protocol",
+    "PseudoScore",
+    "Score",
+    "Shard",
+    "Totals",
+    "Window",
+    "answers",
+    "compare",
+    "merged",
+    "perplexity",
+    "pseudo_loglikelihood",
+    "score_corpus",
+]

@@ -10,6 +10,9 @@ from lmrs.errors import InputError
 from lmrs.eval.protocols import Window
 from lmrs.tokenizer import Tokenizer
 
+RANK = 3
+"""The column of :func:`lmrs.ops.token_logprob` that holds the rank."""
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Continuation:

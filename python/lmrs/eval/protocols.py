@@ -13,6 +13,10 @@ from lmrs.errors import InputError
 Protocol = Literal["rolling", "strided", "disjoint", "bos_each_window", "strided_hf", "llama_cpp"]
 
 
+class TooShortError(InputError):
+    """A text has no token that its protocol scores."""
+
+
 @dataclass(frozen=True)
 class Window:
     """The model reads ``inputs``; its last ``len(targets)`` predictions are scored against ``targets``.
@@ -123,7 +127,7 @@ def llama_cpp(tokens: Sequence[int], cut: Cut) -> list[Window]:
     whole = [before, *tokens]
     first = cut.window // 2 + 1
     if len(whole) < 2 * cut.window:
-        raise InputError(
+        raise TooShortError(
             f"protocol 'llama_cpp' needs {2 * cut.window - 1} tokens for windows of {cut.window}, got {len(tokens)}"
         )
     windows = []
@@ -156,7 +160,8 @@ class Frame:
 def windows(tokens: Sequence[int], *, protocol: Protocol, frame: Frame) -> list[Window]:
     """The windows of ``protocol``.
 
-    Raises InputError for an unknown protocol, a window or stride out of range, or tokens too few to score one.
+    Raises InputError for an unknown protocol, a window or stride out of range; TooShortError, one of these, if there is
+    no token to score.
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"protocol is {protocol!r}, expected one of {', '.join(PROTOCOLS)}")
@@ -169,5 +174,5 @@ def windows(tokens: Sequence[int], *, protocol: Protocol, frame: Frame) -> list[
         raise InputError(f"stride is {stride}, expected 1 to the window, {window}")
     found = PROTOCOLS[protocol](tokens, Cut(window=window, stride=stride, prefix=frame.prefix))
     if not found:
-        raise InputError(f"a text of {len(tokens)} tokens has none that protocol {protocol!r} scores")
+        raise TooShortError(f"a text of {len(tokens)} tokens has none that protocol {protocol!r} scores")
     return found

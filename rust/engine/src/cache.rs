@@ -5,7 +5,8 @@ use lmrs_program::Cache;
 use lmrs_tensor::{Error, Result};
 use rustc_hash::FxHashMap;
 
-/// The keys and values of one sequence, by slot. Dropping it frees them.
+/// The keys and values of one sequence, by slot. Dropping it frees them; a clone shares what is there already.
+#[derive(Clone)]
 pub struct SequenceCache {
     kind: KvType,
     slots: FxHashMap<String, KvStore<f32>>,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use common::{VOCABULARY, generator, generator_with, programs};
 use lmrs_engine::{
     Completion, Finish, Generation, Generator, Limits, Request, Sampling, StopStrings, Window,
-    score,
+    score, score_sharing,
 };
 use lmrs_kernels::attention::KvType;
 use lmrs_tensor::Error;
@@ -271,4 +271,77 @@ fn a_request_out_of_range_is_refused() {
     }
     assert!(StopStrings::new(vec![String::new()]).is_err());
     assert!(StopStrings::new(vec!["a".into(); 65]).is_err());
+}
+
+/// Windows that branch off from a few texts, some of them repeated, judged in their last rows.
+fn windows() -> impl Strategy<Value = Vec<Window>> {
+    let id = 0..VOCABULARY as u32;
+    let text = prop::collection::vec(id.clone(), 1..110);
+    let window = (
+        any::<prop::sample::Index>(),
+        0..110_usize,
+        prop::collection::vec(id, 1..12),
+    );
+    let texts = prop::collection::vec(text, 1..4);
+    (texts, prop::collection::vec((window, 0..6_usize), 1..20)).prop_map(|(texts, windows)| {
+        let window =
+            |((text, kept, own), judged): ((prop::sample::Index, usize, Vec<u32>), usize)| {
+                let text = text.get(&texts);
+                let mut ids = text[..kept.min(text.len())].to_vec();
+                ids.extend(own);
+                let first = ids.len() - judged.min(ids.len());
+                let label = |row: usize| {
+                    if row < first {
+                        -1
+                    } else {
+                        (row % VOCABULARY) as i32
+                    }
+                };
+                let labels = (0..ids.len()).map(label).collect();
+                Window { ids, labels }
+            };
+        windows.into_iter().map(window).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(lmrs_testing::cases(48))]
+
+    #[test]
+    fn shared_rows_change_no_bit(windows in windows()) {
+        let (_, plan) = programs();
+        let alone = score::<Error>(&plan, &windows, || Ok(())).unwrap();
+        prop_assert_eq!(score_sharing::<Error>(&plan, &windows, || Ok(())).unwrap(), alone);
+    }
+}
+
+/// `n` continuations of a context take one run over it: fewer rows than `n` contexts have.
+#[test]
+fn a_context_is_computed_once() {
+    let (_, plan) = programs();
+    let context: Vec<u32> = (0..100).map(|i| i * 7 % VOCABULARY as u32).collect();
+    let windows: Vec<_> = (0..64)
+        .map(|i| {
+            let mut ids = context.clone();
+            ids.push(i);
+            let mut labels = vec![-1; ids.len()];
+            labels[ids.len() - 1] = 3;
+            Window { ids, labels }
+        })
+        .collect();
+    // A batch holds twenty windows of this length: four runs without sharing; one over the context and one with it.
+    let runs = |share: bool| {
+        let mut runs = 0;
+        let count = || -> Result<(), Error> {
+            runs += 1;
+            Ok(())
+        };
+        if share {
+            score_sharing(&plan, &windows, count).unwrap();
+        } else {
+            score(&plan, &windows, count).unwrap();
+        }
+        runs
+    };
+    assert_eq!((runs(false), runs(true)), (4, 2));
 }

@@ -1,0 +1,82 @@
+"""The texts of a corpus, one after another, whatever holds them."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from lmrs.errors import FileError, FormatError, InputError, MissingFileError
+
+KINDS = ".txt, .jsonl or .parquet (the first two also .gz)"
+
+
+def texts(path: Path, *, column: str = "text") -> Iterator[str]:
+    """The texts of a file, a few in memory at a time: lines of ``.txt``, the ``column`` of others.
+
+    The first two may be gzipped. A Parquet file needs pyarrow (``pip install lmrs[arrow]``). Raises MissingFileError,
+    FileError; FormatError naming file and line for what is not UTF-8 or not JSON; InputError for a missing column, a
+    value that is no text, or another kind of file.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"{path}: no such file")
+    kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
+    if kind == ".parquet" and path.suffix != ".gz":
+        yield from _parquet(path, column)
+    elif kind == ".jsonl":
+        for number, line in _lines(path):
+            if line.strip():
+                yield _field(f"{path}:{number}", line, column)
+    elif kind == ".txt":
+        for _, line in _lines(path):
+            yield line
+    else:
+        raise InputError(f"{path}: expected {KINDS}")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield number, line.decode().rstrip("\r\n")
+                except UnicodeDecodeError as error:
+                    raise FormatError(f"{path}:{number}: not UTF-8 at byte {error.start} of the line") from None
+    except (EOFError, OSError) as error:
+        raise FileError(f"{path}: {error}") from None
+
+
+def _field(where: str, line: str, column: str) -> str:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{where}: not JSON: {error}") from None
+    if not isinstance(row, dict) or column not in row:
+        there = f"; it has {', '.join(list(row)[:8])}" if isinstance(row, dict) else ""
+        raise InputError(f"{where}: no field {column!r}{there}")
+    text = row[column]
+    if not isinstance(text, str):
+        raise InputError(f"{where}: {column} is {text!r}, expected a text")
+    return text
+
+
+def _parquet(path: Path, column: str) -> Iterator[str]:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ModuleNotFoundError:
+        raise InputError(f"{path}: reading Parquet needs pyarrow: pip install lmrs[arrow]") from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            if column not in file.schema_arrow.names:
+                raise InputError(f"{path}: no column {column!r}; it has {', '.join(file.schema_arrow.names[:8])}")
+            row = 0
+            for batch in file.iter_batches(batch_size=256, columns=[column]):
+                for value in batch.column(0).to_pylist():
+                    row += 1
+                    if not isinstance(value, str):
+                        raise InputError(f"{path} row {row}: {column} is {value!r}, expected a text")
+                    yield value
+    except (pyarrow.ArrowInvalid, OSError) as error:
+        if isinstance(error, FileError):
+            raise
+        raise FormatError(f"{path}: not a Parquet file: {error}") from None

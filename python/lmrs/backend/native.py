@@ -172,6 +172,26 @@ def numpy(tensor: _rs.Tensor) -> npt.NDArray[Any]:
     return tensor.numpy()
 
 
+def updated(
+    step: Callable[..., tuple[Any, tuple[Any, ...]]],
+    parameter: _rs.Tensor,
+    gradient: _rs.Tensor,
+    moments: tuple[_rs.Tensor, ...] | None,
+) -> tuple[_rs.Tensor, tuple[_rs.Tensor, ...]]:
+    """``step(parameter, gradient, *moments)`` on arrays of numpy: the new parameter, and what is kept of it."""
+    dtype = parameter.numpy().dtype
+    new, kept = step(*(tensor.numpy() for tensor in (parameter, gradient, *(moments or ()))))
+    return (
+        _rs.Tensor.from_numpy(np.ascontiguousarray(new, dtype)),
+        tuple(_rs.Tensor.from_numpy(np.ascontiguousarray(moment, dtype)) for moment in kept),
+    )
+
+
+def loaded(_tensor: _rs.Tensor, values: npt.NDArray[Any]) -> _rs.Tensor:
+    """``values``, of any shape, where ``tensor`` is."""
+    return _rs.Tensor.from_numpy(values)
+
+
 def detached(value: Array) -> npt.NDArray[Any]:
     """The numbers of ``value``, which no gradient goes through."""
     return value.numpy()

@@ -36,8 +36,10 @@ class Checkpoints:
         """Write a checkpoint, then remove all but the latest. Raises FileError if it cannot be written."""
         backend = run.optimiser.backend
         tensors = {f"weight/{path}": parameter.data for path, parameter in parameters.items()}
-        for path, (mean, square) in run.optimiser.moments.items():
-            tensors |= {f"mean/{path}": mean, f"square/{path}": square}
+        for path, moments in run.optimiser.moments.items():
+            names = run.optimiser.settings.names(parameters[path].shape)
+            tensors |= {f"{name}/{path}": moment for name, moment in zip(names, moments, strict=True)}
+        tensors |= {f"average/{path}": values for path, values in run.average.items()}
         state = {
             "format": _FORMAT,
             "settings": dict(self.settings),
@@ -76,8 +78,10 @@ class Checkpoints:
         backend = run.optimiser.backend
         for name, parameter in parameters.items():
             parameter.data = backend.like(parameter.data, tensors[f"weight/{name}"])
-            if f"mean/{name}" in tensors:
-                moments = tensors[f"mean/{name}"], tensors[f"square/{name}"]
-                run.optimiser.moments[name] = tuple(backend.like(parameter.data, values) for values in moments)
+            kept = [f"{moment}/{name}" for moment in run.optimiser.settings.names(parameter.shape)]
+            if kept[0] in tensors:
+                run.optimiser.moments[name] = tuple(backend.loaded(parameter.data, tensors[key]) for key in kept)
+            if f"average/{name}" in tensors:
+                run.average[name] = backend.like(parameter.data, tensors[f"average/{name}"])
         run.optimiser.steps, run.drawn = state["optimiser_steps"], state["drawn"]
         run.steps = [Step(**step) for step in state["steps"]]

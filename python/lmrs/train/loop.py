@@ -14,6 +14,7 @@ from lmrs.train.checkpoint import Checkpoints
 from lmrs.train.objective import Dynamic, Objective
 from lmrs.train.optimiser import AdamW, Optimiser, finite_norm
 from lmrs.train.order import Shuffled
+from lmrs.train.rule import Rule
 from lmrs.train.run import History, Run, Step
 from lmrs.train.schedule import Cosine, Schedule
 
@@ -26,9 +27,10 @@ def fit(
     steps: int,
     batch_tokens: int = 2048,
     accumulate: int = 1,
-    optimiser: AdamW = _OPTIMISER,
+    optimiser: Rule = _OPTIMISER,
     schedule: Schedule = _SCHEDULE,
     clip: float | None = 1.0,
+    average: float | None = None,
     seed: int = 0,
     on_step: Callable[[Step], object] | None = None,
     on_gradient: Callable[[int, Mapping[str, Any]], object] | None = None,
@@ -44,6 +46,9 @@ def fit(
     number of threads changes nothing. A gradient longer than ``clip`` is scaled to that norm. ``on_step`` hears of
     every step; ``on_gradient`` gets its number, from 1, and its gradients by path once the weights have followed them.
 
+    ``average``, the decay d of ``a ← d·a + (1-d)·θ`` after each step, keeps a mean of the weights, from those of the
+    first step on: see :meth:`History.averaged`.
+
     With ``checkpoints``, a directory, the run is saved there every ``save_every`` steps and at its end; ``resume``
     continues the latest one there, if any, and ends with the same bits as a run that was never interrupted.
 
@@ -57,6 +62,8 @@ def fit(
             raise InputError(f"{name} is {value}, expected at least 1")
     if clip is not None and not clip > 0:
         raise InputError(f"clip is {clip}, expected more than 0, or None")
+    if average is not None and not 0 <= average < 1:
+        raise InputError(f"average is {average}, expected a decay 0 <= average < 1, or None")
     parameters = {path: p for path, p in objective.model.named_parameters().items() if p.trainable}
     if not parameters:
         raise InputError("the model has no trainable parameter; a delta brings some")
@@ -65,7 +72,7 @@ def fit(
     kept = None
     if checkpoints is not None:
         settings: dict[str, object] = {"steps": steps, "batch_tokens": batch_tokens, "accumulate": accumulate}
-        settings |= {"clip": clip, "seed": seed, "optimiser": optimiser, "schedule": schedule}
+        settings |= {"clip": clip, "average": average, "seed": seed, "optimiser": optimiser, "schedule": schedule}
         settings |= {"examples": len(objective), "frozen": _frozen(objective, run)}
         settings |= {"drawn as": objective.settings if isinstance(objective, Dynamic) else "they are"}
         kept = Checkpoints(Path(checkpoints), {setting: str(value) for setting, value in settings.items()})
@@ -78,6 +85,8 @@ def fit(
         shrink = 1.0 if clip is None else min(1.0, clip / (norm + 1e-6))
         factor = schedule(done, steps)
         run.optimiser.step(parameters, gradients, scale=shrink / terms, factor=factor)
+        if average is not None:
+            _averaged(run, parameters, average)
         if on_gradient is not None:
             on_gradient(done + 1, gradients)
         rate, seconds = factor * optimiser.learning_rate, time.perf_counter() - start
@@ -87,7 +96,20 @@ def fit(
             kept.save(run, parameters)
         if on_step is not None:
             on_step(step)
-    return History(run.steps)
+    return History(run.steps, run.average)
+
+
+def _averaged(run: Run, parameters: Mapping[str, Any], decay: float) -> None:
+    def mixed(mean: Any, weight: Any) -> Any:
+        return decay * mean + (1 - decay) * weight, ()
+
+    backend = run.optimiser.backend
+    for path, parameter in parameters.items():
+        before = run.average.get(path)
+        # Weights are replaced and never written over, so that the first average is the weights themselves.
+        run.average[path] = (
+            parameter.data if before is None else backend.updated(mixed, before, parameter.data, None)[0]
+        )
 
 
 def _backend(parameters: dict[str, Any]) -> Backend:

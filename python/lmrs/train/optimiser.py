@@ -1,4 +1,4 @@
-"""AdamW over the parameters of a model, whatever backend they are on."""
+"""AdamW, and an optimiser at work on the parameters of a model, whatever backend they are on."""
 
 import math
 from collections.abc import Mapping
@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmrs.errors import InputError
-from lmrs.nn.module import Parameter, matcher
+from lmrs.nn.module import Parameter
+from lmrs.train.rule import Rule, check, path_rate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,30 +29,36 @@ class AdamW:
     rates: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "eps", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InputError(f"{name} is {getattr(self, name)}, expected a number of at least 0")
-        for name in ("beta1", "beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 0 <= {name} < 1")
-        for pattern, factor in self.rates.items():
-            if not 0 <= factor < math.inf:
-                raise InputError(f"rates[{pattern!r}] is {factor}, expected a number of at least 0")
+        check(self, positive=("learning_rate", "eps", "weight_decay"), below_one=("beta1", "beta2"))
 
     def rate(self, path: str) -> float:
         """The learning rate of the parameter at ``path``, before any schedule."""
-        factors = (factor for pattern, factor in self.rates.items() if matcher(pattern)(path))
-        return self.learning_rate * next(factors, 1.0)
+        return path_rate(self, path)
+
+    def names(self, _shape: tuple[int, ...]) -> tuple[str, ...]:
+        """What is kept of a parameter between steps."""
+        return "mean", "square"
+
+    def update(
+        self, backend: Any, parameter: Any, gradient: Any, moments: tuple[Any, ...] | None, **now: Any
+    ) -> tuple[Any, tuple[Any, ...]]:
+        """See :class:`~lmrs.train.rule.Rule`."""
+        settings = {"beta1": self.beta1, "beta2": self.beta2, "eps": self.eps}
+        decay = self.weight_decay if len(parameter.shape) > 1 else 0.0
+        found: tuple[Any, tuple[Any, ...]] = backend.adamw(
+            parameter, gradient, moments, weight_decay=decay, **settings, **now
+        )
+        return found
 
 
 @dataclass
 class Optimiser:
-    """AdamW at work: ``moments`` are (m, v) of each parameter by path, ``steps`` how many steps were made."""
+    """A rule at work: ``moments`` is what it keeps of each parameter by path, ``steps`` how many steps were made."""
 
-    settings: AdamW
+    settings: Rule
     backend: Any
     steps: int = 0
-    moments: dict[str, tuple[Any, Any]] = field(default_factory=dict)
+    moments: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     def step(
         self, parameters: Mapping[str, Parameter], gradients: Mapping[str, Any], *, scale: float, factor: float
@@ -60,17 +67,9 @@ class Optimiser:
         self.steps += 1
         for path, gradient in gradients.items():
             parameter = parameters[path]
-            parameter.data, self.moments[path] = self.backend.adamw(
-                parameter.data,
-                gradient,
-                self.moments.get(path),
-                step=self.steps,
-                scale=scale,
-                learning_rate=factor * self.settings.rate(path),
-                beta1=self.settings.beta1,
-                beta2=self.settings.beta2,
-                eps=self.settings.eps,
-                weight_decay=self.settings.weight_decay if len(parameter.shape) > 1 else 0.0,
+            now = {"step": self.steps, "scale": scale, "learning_rate": factor * self.settings.rate(path)}
+            parameter.data, self.moments[path] = self.settings.update(
+                self.backend, parameter.data, gradient, self.moments.get(path), **now
             )
 
 

@@ -42,6 +42,29 @@ class Linear:
 
 
 @dataclass(frozen=True, kw_only=True)
+class WSD:
+    """Warm up, stay at the peak, and go down a straight line to ``floor`` over the last ``decay`` of the steps.
+
+    Hu et al. (2024), MiniCPM: any point of the stay can be gone on from, with a decay of its own.
+    """
+
+    warmup: int = 0
+    decay: float = 0.2
+    floor: float = 0.0
+
+    def __call__(self, step: int, steps: int) -> float:
+        """See :class:`Schedule`. Raises InputError unless ``0 < decay <= 1``."""
+        if not 0 < self.decay <= 1:
+            raise InputError(f"decay is {self.decay}, expected 0 < decay <= 1")
+        rising = (step + 1) / (self.warmup + 1)
+        if rising < 1:
+            return rising
+        _progress(step, steps, self.warmup)
+        falling = max(0.0, (step - (1 - self.decay) * steps) / (self.decay * steps))
+        return 1 - (1 - self.floor) * falling
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cosine:
     """Down half a cosine from the peak to ``floor`` of it (Loshchilov & Hutter 2017)."""
 

@@ -20,10 +20,12 @@ from lmrs.backend.torch.training import (
     detached,
     fetch,
     like,
+    loaded,
     norm,
     numpy,
     place,
     still,
+    updated,
     value_and_grad,
 )
 from lmrs.batch import Ragged
@@ -38,10 +40,12 @@ __all__ = [
     "detached",
     "fetch",
     "like",
+    "loaded",
     "norm",
     "numpy",
     "place",
     "still",
+    "updated",
     "value_and_grad",
 ]
 

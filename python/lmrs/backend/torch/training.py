@@ -30,6 +30,23 @@ def numpy(value: Tensor) -> npt.NDArray[Any]:
     return np.asarray(value.detach().cpu().numpy())
 
 
+def updated(
+    step: Callable[..., tuple[Any, tuple[Any, ...]]],
+    parameter: Tensor,
+    gradient: Tensor,
+    moments: tuple[Tensor, ...] | None,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """As :func:`lmrs.backend.native.updated`, on tensors, where they are."""
+    with torch.no_grad():
+        new, kept = step(parameter, gradient, *(moments or ()))
+    return new.requires_grad_(parameter.requires_grad), kept
+
+
+def loaded(tensor: Tensor, values: npt.NDArray[Any]) -> Tensor:
+    """``values``, of any shape, on the device of ``tensor``."""
+    return array(values).to(tensor.device)
+
+
 def detached(value: Tensor) -> npt.NDArray[Any]:
     """The numbers of ``value``, which no gradient goes through."""
     return numpy(value)

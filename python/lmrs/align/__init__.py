@@ -4,31 +4,56 @@
     policy = lmrs.delta.LoRA()(model)
     history = lmrs.train.fit(lmrs.align.dpo(policy, pairs), steps=100)
 
+    policy = lmrs.delta.LoRA()(model)
+    lmrs.align.learn(lmrs.align.ppo(policy, prompts, scorer), iterations=20)
+
 A loss is a function of log-probabilities, in float64, on whatever backend the model is.
 """
 
 from lmrs.align.cpo import CPO, cpo, simpo
 from lmrs.align.dpo import DPO, dpo
+from lmrs.align.grpo import GRPO, grpo
 from lmrs.align.kto import KTO, kto, unpaired
+from lmrs.align.online import Iteration, learn
 from lmrs.align.orpo import ORPO, orpo
 from lmrs.align.pairwise import Pairwise
-from lmrs.align.preferences import Encoded, Pair, Preference, encoded, read
+from lmrs.align.ppo import PPO, ppo
+from lmrs.align.preferences import Encoded, Pair, Preference, encoded, prompt_ids, read
+from lmrs.align.reward import BradleyTerry, Scored, load_scored, reward, save_scored
+from lmrs.align.rloo import RLOO, rloo
+from lmrs.align.rollout import Sample, by_model
 
 __all__ = [
     "CPO",
     "DPO",
+    "GRPO",
     "KTO",
     "ORPO",
+    "PPO",
+    "RLOO",
+    "BradleyTerry",
     "Encoded",
+    "Iteration",
     "Pair",
     "Pairwise",
     "Preference",
+    "Sample",
+    "Scored",
+    "by_model",
     "cpo",
     "dpo",
     "encoded",
+    "grpo",
     "kto",
+    "learn",
+    "load_scored",
     "orpo",
+    "ppo",
+    "prompt_ids",
     "read",
+    "reward",
+    "rloo",
+    "save_scored",
     "simpo",
     "unpaired",
 ]

@@ -19,22 +19,28 @@ AT_ONCE = 2048
 """Tokens that go through a model together where nothing is differentiated."""
 
 
-def token_logprobs(
-    model: Any, examples: Sequence[Example], *, backend: Backend, temperature: float = 1.0
-) -> tuple[Value, list[int]]:
-    """``log p(label)`` of every label of ``examples``, ``[N, 1]`` in nats, and how many labels each example has.
-
-    At ``temperature`` τ it is the distribution of ``logits / τ``, as sampling divides them.
-    """
+def states(model: Any, examples: Sequence[Example], *, backend: Backend) -> tuple[Value, Value]:
+    """What goes into the head where ``examples`` predict something, ``[N, d]``, and what they predict, ``[N]``."""
     batch, labels, _ = packed(examples, backend=backend)
-    hidden = selected(batch, model.hidden(batch))
-    counts = [sum(label != IGNORED for label in example.labels) for example in examples]
+    return selected(batch, model.hidden(batch)), labels
+
+
+def predicted(model: Any, hidden: Value, labels: Value, *, temperature: float = 1.0) -> Value:
+    """``log p(label)`` of each of :func:`states`, ``[N, 1]`` in nats, under ``softmax(logits / temperature)``."""
     if temperature != 1.0:
         # The logits are linear in the states: dividing these divides those, and no logits are stored.
         if getattr(model.head, "bias", None) is not None:
             raise InputError(f"temperature is {temperature}, expected 1: the head has a bias")
         hidden = ops.scale(hidden, by=1 / temperature)
-    return model.head.logprob(hidden, labels), counts
+    return model.head.logprob(hidden, labels)
+
+
+def token_logprobs(
+    model: Any, examples: Sequence[Example], *, backend: Backend, temperature: float = 1.0
+) -> tuple[Value, list[int]]:
+    """``log p`` of every label of ``examples``, ``[N, 1]`` in nats, and how many labels each example has."""
+    counts = [sum(label != IGNORED for label in example.labels) for example in examples]
+    return predicted(model, *states(model, examples, backend=backend), temperature=temperature), counts
 
 
 def through(values: Value, loss: Callable[[Vector], Vector], *, backend: Backend) -> Value:

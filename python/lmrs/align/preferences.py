@@ -73,14 +73,22 @@ def objects(path: str | os.PathLike[str]) -> list[dict[str, Any]]:
     return found
 
 
-def read(path: str | os.PathLike[str], *, limit: int | None = None) -> list[Preference]:
+def read(path: str | os.PathLike[str], *, limit: int | None = None, unfit: Unfit = "refuse") -> list[Preference]:
     """Preferences from JSON lines of TRL's shapes or of HH-RLHF's.
 
     ``chosen`` and ``rejected`` are replies to ``prompt``, strings or lists of messages; without a prompt they are whole
     conversations, lists of messages or HH's transcripts of Human and Assistant, that part at the last reply.
-    ``margin`` is optional. Raises FormatError naming the line that is none of these.
+    ``margin`` is optional. Raises FormatError naming the item that is none of these; with ``unfit="drop"`` it is left
+    out (HH has a few whose conversations part before the last reply).
     """
-    return [_preference(item, f"{path} item {at}") for at, item in enumerate(objects(path)[:limit])]
+    found = []
+    for at, item in enumerate(objects(path)[:limit]):
+        try:
+            found.append(_preference(item, f"{path} item {at}"))
+        except FormatError:
+            if unfit == "refuse":
+                raise
+    return found
 
 
 def _preference(item: Mapping[str, Any], where: str) -> Preference:

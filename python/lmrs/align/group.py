@@ -1,0 +1,144 @@
+"""What GRPO and RLOO share: several replies to each prompt, judged against each other, and no critic."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from lmrs.align import vector as v
+from lmrs.align.logprobs import backend_of, measured, reference_of, through, token_logprobs
+from lmrs.align.pairwise import Told
+from lmrs.align.rollout import Sample, Scorer, rollout, scored
+from lmrs.align.vector import Floats, Vector
+from lmrs.batch import Backend
+from lmrs.errors import InputError
+from lmrs.ops import Value
+from lmrs.tokenizer import Tokenizer
+from lmrs.train.order import Shuffled
+
+
+class Setting(Protocol):
+    """The settings of a group method, and its two functions."""
+
+    prompts: int
+    group: int
+    max_tokens: int
+    temperature: float
+    beta: float
+    epochs: int
+    minibatches: int
+    mask_truncated: bool
+
+    def advantages(self, scores: Floats, penalties: Floats) -> Floats:
+        """Of replies ``[prompts, group]``, from their scores and KLs; the same shape."""
+
+    def losses(self, x: Vector, old: Floats, reference: Floats, advantages: Floats, lengths: Sequence[int]) -> Vector:
+        """The terms of the loss: of each token, or of each reply."""
+
+
+class Learner:
+    """A group method for ``policy``, for :func:`lmrs.align.learn`."""
+
+    def __init__(
+        self,
+        policy: Any,
+        prompts: Sequence[Sequence[int]],
+        scorer: Scorer,
+        setting: Any,
+        *,
+        reference: Any | None,
+        tokenizer: Tokenizer | None,
+    ) -> None:
+        if not prompts:
+            raise InputError("there is no prompt")
+        self.model, self.prompts, self.scorer, self.setting = policy, prompts, scorer, setting
+        self.tokenizer, self.control = tokenizer, 0.0
+        self.reference = reference_of(policy) if reference is None else reference
+        if setting.beta and self.reference is policy:
+            raise InputError("the policy has no delta to switch off: pass reference=, or beta=0")
+        self.epochs, self.minibatches = setting.epochs, setting.minibatches
+
+    def settings(self) -> str:
+        """See :class:`~lmrs.align.online.Algorithm`."""
+        return f"{self.setting} over {len(self.prompts)} prompts"
+
+    def collect(self, iteration: int, *, seed: int) -> "Groups":
+        """See :class:`~lmrs.align.online.Algorithm`."""
+        s, count = self.setting, len(self.prompts)
+        places = range(iteration * s.prompts, (iteration + 1) * s.prompts)
+        chosen = [Shuffled(count, seed, place // count)[place % count] for place in places]
+        samples = rollout(
+            *(self.model, self.prompts, [number for number in chosen for _ in range(s.group)]),
+            max_tokens=s.max_tokens,
+            temperature=s.temperature,
+            seed=seed,
+            iteration=iteration,
+            tokenizer=self.tokenizer,
+        )
+        return Groups(self, samples, scored(self.scorer, samples))
+
+
+class Groups:
+    """The samples of one iteration, a group a prompt."""
+
+    def __init__(self, learner: Learner, samples: Sequence[Sample], scores: Floats) -> None:
+        s = learner.setting
+        self.learner, self.samples, self.told = learner, samples, Told()
+        self.scores = scores.reshape(-1, s.group)
+        self.lengths = [len(sample.reply) for sample in samples]
+        self.starts = np.cumsum([0, *self.lengths])
+        self.old = np.concatenate([sample.logprobs for sample in samples])
+        self.reference = self.old
+        if s.beta:
+            examples, backend = [sample.example for sample in samples], backend_of(learner.model)
+            parts = measured(learner.reference, examples, backend=backend, temperature=s.temperature)
+            self.reference = np.concatenate(parts)
+        penalties = np.add.reduceat(self.old - self.reference, self.starts[:-1]).reshape(self.scores.shape)
+        self.kl = penalties
+        self.advantages = s.advantages(self.scores, penalties).reshape(-1)
+
+    def loss(self, indices: Sequence[int], *, backend: Backend) -> tuple[Value, int] | None:
+        """See :class:`~lmrs.align.online.Batchful`."""
+        s = self.learner.setting
+        used = [i for i in indices if self.samples[i].ended or not s.mask_truncated]
+        if not used or not (self.advantages[used].any() or s.beta):
+            return None
+        at = np.concatenate([np.arange(self.starts[i], self.starts[i + 1]) for i in used])
+        lengths, advantages = [self.lengths[i] for i in used], self.advantages[used]
+        examples = [self.samples[i].example for i in used]
+        logprobs, _ = token_logprobs(self.learner.model, examples, backend=backend, temperature=s.temperature)
+        terms = 0
+
+        def of(x: Vector) -> Vector:
+            nonlocal terms
+            losses = s.losses(x, self.old[at], self.reference[at], advantages, lengths)
+            terms = len(losses)
+            ratio = np.exp(np.minimum(x.numbers - self.old[at], 700))
+            sign = np.repeat(advantages, lengths)
+            low, high = s.bounds
+            self.told.add(
+                loss=losses.numbers,
+                ratio=ratio,
+                clip_ratio__low_mean=np.asarray((ratio < low) & (sign < 0), np.float64),
+                clip_ratio__high_mean=np.asarray((ratio > high) & (sign > 0), np.float64),
+            )
+            return v.total(losses)
+
+        return through(logprobs, of, backend=backend), terms
+
+    def metrics(self) -> dict[str, float]:
+        """See :class:`~lmrs.align.online.Batchful`."""
+        lengths, ended = np.array(self.lengths), np.array([sample.ended for sample in self.samples])
+        deviations = self.scores.std(1, ddof=1)
+        return {
+            "reward": float(self.scores.mean()),
+            "reward_std": float(deviations.mean()),
+            "frac_reward_zero_std": float((deviations == 0).mean()),
+            "kl": float(self.kl.mean()),
+            "entropy": float(-self.old.mean()),
+            "completions/mean_length": float(lengths.mean()),
+            "completions/min_length": float(lengths.min()),
+            "completions/max_length": float(lengths.max()),
+            "completions/clipped_ratio": float(1 - ended.mean()),
+            **self.told.drain(),
+        }

@@ -11,7 +11,8 @@ use lmrs_engine::{
     score, score_sharing,
 };
 use lmrs_kernels::attention::KvType;
-use lmrs_tensor::Error;
+use lmrs_program::{Bindings, Ragged, Spares};
+use lmrs_tensor::{Error, Tensor};
 use proptest::prelude::*;
 
 fn run(
@@ -344,4 +345,29 @@ fn a_context_is_computed_once() {
         runs
     };
     assert_eq!((runs(false), runs(true)), (4, 2));
+}
+
+/// A long corpus is many runs: what they leave to each other must not grow.
+#[test]
+fn a_run_leaves_no_more_than_the_one_before_it() {
+    let (_, plan) = programs();
+    let column = || Tensor::new((0..100_i32).map(|i| i * 7 % 90).collect(), [100]).unwrap();
+    let bindings = Bindings {
+        inputs: ["ids", "positions", "labels"]
+            .map(|name| (name.to_owned(), column()))
+            .into_iter()
+            .collect(),
+        streams: [("tokens".to_owned(), Ragged::new(&[0, 60, 100]).unwrap())]
+            .into_iter()
+            .collect(),
+        ..Bindings::default()
+    };
+    let mut spares = Spares::default();
+    let left = |spares: &mut Spares| {
+        plan.run(&bindings, None, spares).unwrap();
+        spares.held()
+    };
+    let first = left(&mut spares);
+    assert!(first > 0);
+    assert_eq!([left(&mut spares), left(&mut spares)], [first; 2]);
 }

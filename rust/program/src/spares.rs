@@ -16,6 +16,11 @@ impl Spares {
         self.made
     }
 
+    /// How many buffers wait for a value.
+    pub fn held(&self) -> usize {
+        self.free.len()
+    }
+
     /// Takes back the buffer of `tensor`, if it is float32 and nobody else holds it.
     pub fn give(&mut self, tensor: Tensor) {
         self.free.extend(tensor.into_values());

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{float, view};
 use crate::op::{Cache, Call, Forward, Operation, Saved, optional, required};
-use crate::{Meta, Ragged, meta};
+use crate::{Meta, Ragged, Spares, meta};
 
 const NAME: &str = "attention";
 
@@ -104,7 +104,9 @@ impl Operation for Attention {
     fn forward(&self, call: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward> {
         let (queries, keys) = streams(call.streams, inputs)?;
         match (&self.cache, &mut call.cache) {
-            (Some(slot), Some(cache)) => self.cached(slot, &mut **cache, inputs, queries, keys),
+            (Some(slot), Some(cache)) => {
+                self.cached(slot, &mut **cache, inputs, (queries, keys), call.spares)
+            }
             _ => float!(required(NAME, inputs, 0)?, T => {
                 let (k, v) = (view::<T>(required(NAME, inputs, 1)?)?, view::<T>(required(NAME, inputs, 2)?)?);
                 let shape = (self.kv_heads, k.width() / self.kv_heads);
@@ -115,7 +117,7 @@ impl Operation for Attention {
                 }).collect();
                 let sequences: Vec<_> = queries.ranges().zip(&stores)
                     .map(|(rows, store)| Sequence { rows, store, first: 0 }).collect();
-                self.attend(inputs, &sequences, call.needs.contains(&true))
+                self.attend(inputs, &sequences, call.needs.contains(&true), call.spares)
             }),
         }
     }
@@ -193,8 +195,8 @@ impl Attention {
         slot: &str,
         cache: &mut dyn Cache,
         inputs: &[Option<Tensor>],
-        queries: &Ragged,
-        keys: &Ragged,
+        (queries, keys): (&Ragged, &Ragged),
+        spares: &mut Spares,
     ) -> Result<Forward> {
         let (k, v) = (
             view::<f32>(required(NAME, inputs, 1)?)?,
@@ -215,7 +217,7 @@ impl Attention {
                 first,
             });
         }
-        self.attend(inputs, &sequences, false)
+        self.attend(inputs, &sequences, false, spares)
     }
 
     fn attend<T: Real + Element>(
@@ -223,10 +225,12 @@ impl Attention {
         inputs: &[Option<Tensor>],
         sequences: &[Sequence<'_, T>],
         keep: bool,
+        spares: &mut Spares,
     ) -> Result<Forward> {
         let q = required(NAME, inputs, 0)?;
         let table = optional(inputs, 3).map(Tensor::values).transpose()?;
-        let mut out = vec![T::ZERO; q.len()];
+        let mut out = spares.buffer::<T>(q.len());
+        out.fill(T::ZERO);
         let mut lse = if keep {
             vec![T::ZERO; q.rows() * self.heads]
         } else {

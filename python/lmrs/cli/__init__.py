@@ -18,6 +18,8 @@ COMMANDS = (
     "corpus",
     "eval",
     "embed",
+    "data",
+    "pretrain",
     "tune",
     "delta",
     "scaling",

@@ -1,0 +1,242 @@
+"""From nothing: the same losses as transformers trains to, one command for each paradigm, and shards of token ids."""
+
+import json
+import re
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import lmrs
+from lmrs import models, pretrain, train
+from lmrs.cli import main
+from lmrs.data import Shards, pack
+from lmrs.demo import texts
+from lmrs.errors import FormatError, InputError, MissingFileError
+from lmrs.models import bert, elmo, gpt2
+from lmrs.tokenizer import Tokenizer
+from lmrs.train.mlm import Marks
+from lmrs.train.order import Shuffled
+
+VOCABULARY, STEPS, CONTEXT = 300, 20, 24
+MARKS = Marks(mask=2, cls=0, sep=1)
+
+
+def ids() -> list[int]:
+    """Text, as bytes: something that can be learnt."""
+    return [5 + byte for byte in texts.shakespeare().train[:6000].encode()]
+
+
+def made(family: str, path: Path) -> Any:
+    page: Any = {"gpt2": gpt2, "bert": bert}[family]
+    config = page.Config(vocabulary=VOCABULARY, width=32, layers=2, heads=2, context=CONTEXT, inner=64)
+    model = models.initialise(page.Model(config), seed=5)
+    models.save(model, path)
+    return model
+
+
+def objective(family: str, model: Any) -> Any:
+    if family == "gpt2":
+        return train.clm(model, [ids()], context=CONTEXT)
+    return train.mlm(model, [ids()], context=CONTEXT, marks=MARKS)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert"])
+def test_the_first_losses_are_those_of_transformers(family: str, tmp_path: Path) -> None:
+    """The same weights, examples in the same order, AdamW, clipping and cosine, in float32: 20 losses within 1e-4."""
+    model = made(family, tmp_path)
+    rule = train.AdamW(learning_rate=3e-3, beta2=0.98, weight_decay=0.1)
+    schedule, batch = train.Cosine(warmup=5), 4
+    ours = train.fit(
+        objective(family, model),
+        steps=STEPS,
+        batch_tokens=batch * CONTEXT,
+        optimiser=rule,
+        schedule=schedule,
+        seed=3,
+    )
+    kind = {"gpt2": transformers.GPT2LMHeadModel, "bert": transformers.BertForMaskedLM}[family]
+    dropped = {"gpt2": ["resid_pdrop", "embd_pdrop", "attn_pdrop"]}.get(
+        family, ["hidden_dropout_prob", "attention_probs_dropout_prob"]
+    )
+    peer = kind.from_pretrained(tmp_path, **dict.fromkeys(dropped, 0.0)).train()
+    decayed = [p for p in peer.parameters() if p.ndim > 1]
+    rest = [p for p in peer.parameters() if p.ndim == 1]
+    groups = [{"params": decayed, "weight_decay": 0.1}, {"params": rest, "weight_decay": 0.0}]
+    optimiser = torch.optim.AdamW(groups, lr=3e-3, betas=(0.9, 0.98), eps=1e-8)
+    examples = objective(family, model)
+    # One step takes what fits into its tokens, in the order of `Shuffled`.
+    at, theirs = 0, []
+    for step in range(STEPS):
+        chosen, room = [], batch * CONTEXT
+        while True:
+            epoch, index = divmod(at, len(examples))
+            number = Shuffled(len(examples), 3, epoch)[index]
+            current = examples.in_epoch(epoch) if family == "bert" else examples
+            room -= current.tokens(number)
+            if chosen and (room < 0 or index == 0):
+                break
+            chosen.append(current[number] if family == "bert" else current.examples[number])
+            at += 1
+        total = sum(sum(label >= 0 for label in example.labels) for example in chosen)
+        loss = torch.zeros(())
+        for example in chosen:
+            logits = peer(torch.tensor([list(example.ids)])).logits[0]
+            loss = loss + torch.nn.functional.cross_entropy(
+                logits, torch.tensor(list(example.labels)), ignore_index=-100, reduction="sum"
+            )
+        loss = loss / total
+        theirs.append(float(loss.detach()))
+        optimiser.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(peer.parameters(), 1.0)
+        for group in optimiser.param_groups:
+            group["lr"] = 3e-3 * schedule(step, STEPS)
+        optimiser.step()
+    assert theirs[-1] < theirs[0] - 0.5
+    assert np.abs(np.array(theirs) - ours.losses).max() <= 1e-4
+
+
+def command(*arguments: str | Path) -> dict[str, Any]:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "t5", "elmo"])
+def test_one_command_from_scratch(family: str, tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text(texts.shakespeare().train[:30_000])
+    small = ["--layers", "1", "--width", "32", "--context", "32", "--vocab-size", "400", "--steps", "25"]
+    out, again = tmp_path / "model", tmp_path / "again"
+    base = ["pretrain", "--family", family, "--data", file, *small, "--batch-tokens", "256", "--rate", "0.01", "--json"]
+    told = command(*base, "-o", out, "--csv", tmp_path / "steps.csv")
+    assert told["held_out"] < told["held_out_before"] - 0.3
+    assert told["perplexity"] == pytest.approx(np.exp(told["held_out"]))
+    assert len(told["losses"]) == 25
+    # Without its last steps, and gone on with, it is the same model.
+    run = [*base, "--checkpoints", tmp_path / "run", "--save-every", "10"]
+    assert command(*run, "-o", again)["losses"] == told["losses"]
+    shutil.rmtree(tmp_path / "run" / "step-00000025")
+    resumed = command(*run, "--resume", "-o", tmp_path / "third")
+    assert resumed["losses"] == told["losses"]
+    assert (tmp_path / "third" / "model.safetensors").read_bytes() == (out / "model.safetensors").read_bytes()
+    model = lmrs.load(out)
+    if family == "elmo":
+        assert len((out / "vocab.txt").read_text().splitlines()) == model.config.vocabulary
+        assert model.states(elmo.Words.of([["to", "be"]], letters=25)).shape == (2, 64)
+        return
+    engine = lmrs.Engine(model)
+    assert engine.tokenizer.encode("to be").ids
+    if family == "bert":
+        assert engine.embed("to be or not").shape == (32,)
+    else:
+        assert len(engine.generate("KING", max_tokens=4, ignore_eos=True).tokens) == 4
+
+
+def test_what_is_held_out_is_a_tenth(tmp_path: Path) -> None:
+    lines = [f"line {n}" for n in range(40)]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"body": line}) for line in lines))
+    assert pretrain.documents(tmp_path / "a.txt") == (["\n".join(lines[:36])], ["\n".join(lines[36:])])
+    assert pretrain.documents(tmp_path / "a.jsonl", column="body") == (lines[:36], lines[36:])
+    (tmp_path / "a.txt").write_text("one line")
+    with pytest.raises(InputError, match="the last tenth is held out"):
+        pretrain.documents(tmp_path / "a.txt")
+
+
+def tokenizer() -> Tokenizer:
+    return texts.tokenizer()
+
+
+@settings(max_examples=25)
+@given(st.lists(st.text("abc de.\n", max_size=40), min_size=1, max_size=30), st.integers(1, 60))
+def test_shards_hold_what_was_packed(documents: list[str], shard_tokens: int) -> None:
+    chosen = tokenizer()
+    expected = [[*chosen.encode(text).ids, *([] if chosen.eos_id is None else [chosen.eos_id])] for text in documents]
+    expected = [ids for text, ids in zip(documents, expected, strict=True) if chosen.encode(text).ids]
+    with tempfile.TemporaryDirectory() as place:
+        directory = Path(place) / "shards"
+        if not expected:
+            with pytest.raises(InputError, match="nothing to pack"):
+                pack(documents, directory, tokenizer=chosen, shard_tokens=shard_tokens)
+            assert not directory.exists()
+            return
+        shards = pack(documents, directory, tokenizer=chosen, shard_tokens=shard_tokens)
+        assert [ids.tolist() for ids in shards] == expected
+        assert shards[-1].tolist() == expected[-1]
+        assert [ids.tolist() for ids in shards[1:]] == expected[1:]
+        assert shards.tokens == sum(map(len, expected))
+        # Packed again it is replaced, and the bytes are the same.
+        before = {path.name: path.read_bytes() for path in directory.iterdir()}
+        pack(documents, directory, tokenizer=chosen, shard_tokens=shard_tokens)
+        assert {path.name: path.read_bytes() for path in directory.iterdir()} == before
+
+
+def test_training_on_shards_is_training_on_their_ids(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(
+        "".join(json.dumps({"text": line}) + "\n" for line in texts.shakespeare().train[:4000].split("\n\n"))
+    )
+    texts.tokenizer().save(tmp_path / "tokenizer")
+    told = command(
+        *("data", "pack", file, "--tokenizer", tmp_path / "tokenizer", "-o", tmp_path / "shards"),
+        *("--shard-tokens", "500", "--json"),
+    )
+    shards = Shards(tmp_path / "shards")
+    assert told == {"documents": len(shards), "tokens": shards.tokens, "output": str(tmp_path / "shards")}
+    assert len(list((tmp_path / "shards").glob("tokens-*.bin"))) > 2
+    config = gpt2.Config(vocabulary=len(texts.tokenizer()), width=32, layers=1, heads=1, context=64, inner=64)
+    losses = []
+    for documents in (shards, [document.tolist() for document in shards]):
+        model = models.initialise(gpt2.Model(config), seed=0)
+        losses.append(train.fit(train.clm(model, documents), steps=3, batch_tokens=200).losses)
+    assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "error", "names"),
+    [
+        (lambda d: (d / "shards.json").unlink(), MissingFileError, "shards.json"),
+        (lambda d: (d / "shards.json").write_text("{}"), FormatError, "is not a 'lmrs shards 1'"),
+        (lambda d: (d / "ends-00000.bin").unlink(), FormatError, r"names ends-00000\.bin"),
+        (lambda d: (d / "tokens-00000.bin").write_bytes(b"\0\0"), FormatError, "do not end where tokens-00000"),
+    ],
+)
+def test_shards_that_are_not_whole(spoil: Any, error: type[Exception], names: str, tmp_path: Path) -> None:
+    pack(["some text"] * 3, tmp_path / "shards", tokenizer=tokenizer())
+    spoil(tmp_path / "shards")
+    with pytest.raises(error, match=names):
+        Shards(tmp_path / "shards")
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--width", "33"], "width is 33"),
+        (["--family", "elmo", "--tokenizer", "TOKENIZER"], "takes no tokenizer"),
+        (["--family", "t5", "--tokenizer", "TOKENIZER"], "no </s> and <extra_id_0>"),
+        (["--resume"], "--resume needs --checkpoints"),
+        (["--data", "missing.txt"], r"missing\.txt: no such file"),
+    ],
+)
+def test_bad_input_is_one_line(options: list[str], names: str, tmp_path: Path) -> None:
+    file, saved = tmp_path / "text.txt", tmp_path / "tokenizer"
+    file.write_text(texts.shakespeare().train[:3000])
+    tokenizer().save(saved)
+    given = [str(saved) if option == "TOKENIZER" else option for option in options]
+    base = ["pretrain", "--family", "gpt2", "--data", str(file), "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, [*base, *given])
+    assert result.exit_code == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert re.search(names, result.stderr), result.stderr
+    assert not (tmp_path / "out").exists()

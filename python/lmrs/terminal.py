@@ -102,3 +102,25 @@ def counting(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(console=ERR, disable=not ERR.is_terminal) as progress:
         task = progress.add_task(what, total=total)
         yield lambda done: progress.update(task, completed=done)
+
+
+@contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A live line for work in equal parts that have something to say: give it what each said.
+
+    Where there is no terminal, ten plain lines in place of the live one.
+    """
+    done = 0
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    said = TextColumn("{task.fields[said]}", markup=False)
+    with Progress(*columns, said, console=ERR, disable=not ERR.is_terminal) as bar:
+        task = bar.add_task(what, total=total, said="")
+
+        def part(saying: str) -> None:
+            nonlocal done
+            done += 1
+            bar.update(task, advance=1, said=saying)
+            if not ERR.is_terminal and done % max(1, total // LINES_WITHOUT_TERMINAL) == 0:
+                ERR.print(f"{what}: {done}/{total}, {saying}", markup=False)
+
+        yield part

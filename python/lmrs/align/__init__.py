@@ -22,6 +22,7 @@ from lmrs.align.preferences import Encoded, Pair, Preference, encoded, prompt_id
 from lmrs.align.reward import BradleyTerry, Scored, load_scored, reward, save_scored
 from lmrs.align.rloo import RLOO, rloo
 from lmrs.align.rollout import Sample, by_model
+from lmrs.align.sft import completion, held_out, instructions, mixed
 
 __all__ = [
     "CPO",
@@ -40,13 +41,17 @@ __all__ = [
     "Sample",
     "Scored",
     "by_model",
+    "completion",
     "cpo",
     "dpo",
     "encoded",
     "grpo",
+    "held_out",
+    "instructions",
     "kto",
     "learn",
     "load_scored",
+    "mixed",
     "orpo",
     "ppo",
     "prompt_ids",

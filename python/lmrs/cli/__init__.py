@@ -21,6 +21,7 @@ COMMANDS = (
     "data",
     "pretrain",
     "tune",
+    "align",
     "delta",
     "scaling",
     "demo",

@@ -1,0 +1,180 @@
+"""`lmrs align`: teach a model what is preferred."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+import lmrs
+from lmrs import align as library
+from lmrs.align.preferences import objects
+from lmrs.align.sft import completion, instructions
+from lmrs.cli import options
+from lmrs.cli.as_json import print_json
+from lmrs.cli.methods import NAMES, method
+from lmrs.errors import FormatError, InputError
+from lmrs.models.beside import tokenizer_of
+from lmrs.terminal import losses, progress, waiting
+from lmrs.train import AdamW, Cosine, Linear, fit
+
+EXAMPLES = """\b
+Examples:
+  lmrs align sft smollm2.gguf alpaca.jsonl --out instructed
+  lmrs align dpo smollm2.gguf hh.jsonl --out preferred --beta 0.1
+  lmrs align reward smollm2.gguf hh.jsonl --out judge
+  lmrs align ppo smollm2.gguf prompts.jsonl --reward judge --out pleasing
+  lmrs align grpo smollm2.gguf sums.jsonl --out right
+"""
+
+PAIRWISE: dict[str, Callable[..., Any]] = {
+    "dpo": lambda policy, pairs, beta, loss: library.dpo(
+        policy, pairs, setting=library.DPO(beta=beta or 0.1, losses=loss or "sigmoid")
+    ),
+    "orpo": lambda policy, pairs, beta, _: library.orpo(policy, pairs, setting=library.ORPO(beta=beta or 0.1)),
+    "cpo": lambda policy, pairs, beta, _: library.cpo(policy, pairs, setting=library.CPO(beta=beta or 0.1)),
+    "simpo": lambda policy, pairs, beta, _: library.simpo(
+        policy, pairs, setting=library.CPO(beta=beta or 2.0, loss="simpo", nll=0.0)
+    ),
+    "kto": lambda policy, pairs, beta, _: library.kto(
+        policy, library.unpaired(pairs), setting=library.KTO(beta=beta or 0.1)
+    ),
+    "reward": lambda model, pairs, *_: library.reward(model, pairs),
+}
+ONLINE = ("ppo", "grpo", "rloo")
+
+
+@click.command(epilog=EXAMPLES)
+@click.argument("algorithm", type=click.Choice(["sft", *PAIRWISE, *ONLINE]))
+@options.model
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory to write the delta to.")
+@click.option("--steps", type=click.IntRange(min=1), default=100, show_default=True, help="Steps, or iterations.")
+@click.option("--batch-tokens", default=1024, show_default=True, help="Tokens in a step (not ppo, grpo, rloo).")
+@click.option("--longest", type=int, help="Leave out what has more tokens [default: what the model takes].")
+@click.option("--rate", type=float, help="Peak learning rate [default: 1e-4; 1e-5 for ppo, grpo, rloo].")
+@click.option("--beta", type=float, help="Of the loss, or the weight of the KL [default: the algorithm's].")
+@click.option("--loss", help="Which loss of DPO, such as ipo or hinge [default: sigmoid].")
+@click.option("--reward", type=click.Path(path_type=Path, exists=True), help="What `lmrs align reward` wrote, for ppo.")
+@click.option("--max-tokens", default=53, show_default=True, help="Of a reply (ppo, grpo, rloo).")
+@click.option("--prompts", default=4, show_default=True, help="In an iteration (ppo, grpo, rloo).")
+@click.option("--group", default=8, show_default=True, help="Replies to a prompt (grpo, rloo).")
+@click.option(
+    "--method", "name", type=click.Choice(list(NAMES)), default="lora", show_default=True, help="Which delta."
+)
+@click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the delta; repeatable.")
+@click.option("--checkpoints", type=click.Path(path_type=Path), help="Directory to save the run in, to resume it.")
+@click.option("--seed", default=0, show_default=True, help="The same seed gives the same delta, bit for bit.")
+@options.as_json
+def align(
+    *,
+    algorithm: str,
+    model: Path,
+    file: Path,
+    out: Path,
+    steps: int,
+    rate: float | None,
+    name: str,
+    settings: tuple[str, ...],
+    checkpoints: Path | None,
+    seed: int,
+    as_json: bool,
+    **given: Any,
+) -> None:
+    """Align MODEL with FILE by ALGORITHM, and write the delta that does it to --out.
+
+    FILE has one JSON object a line. sft: messages, Alpaca, Dolly, ShareGPT. dpo, orpo, cpo, simpo, kto, reward: chosen
+    and rejected, with a prompt or as whole conversations (HH). ppo, grpo, rloo: prompt, a text or messages, and for a
+    verified reward its answer: a reply with it scores 1. What a model cannot take is left out and counted. A run with
+    --checkpoints goes on where it was killed.
+
+    With --json: {"out", "algorithm", "steps", "metrics"}, metrics by TRL's names, an object a step.
+    """
+    with waiting(f"loading {model.name}"):
+        base = lmrs.load(model)
+        tuned = method(name, settings, seed=seed)(base)
+    rate = rate or (1e-5 if algorithm in ONLINE else 1e-4)
+    running: dict[str, Any] = {"seed": seed, "checkpoints": checkpoints, "resume": checkpoints is not None}
+    told: list[dict[str, float]] = []
+    if algorithm in ONLINE:
+        with progress(algorithm, steps) as said:
+
+            def heard(iteration: Any) -> None:
+                told.append(dict(iteration.metrics))
+                score = iteration.metrics.get("objective/scores", iteration.metrics.get("reward", 0.0))
+                sample = " ".join(iteration.samples[0].text.split())
+                said(f"reward {score:.3f}  {sample[:60]}")
+
+            learner = _online(algorithm, tuned, base, file, given)
+            optimiser = AdamW(learning_rate=rate, eps=1e-5)
+            library.learn(
+                learner, iterations=steps, optimiser=optimiser, schedule=Linear(), on_iteration=heard, **running
+            )
+    else:
+        trained: Any = library.Scored(tuned, seed=seed) if algorithm == "reward" else tuned
+        with waiting(f"reading {file.name}"):
+            objective = _offline(algorithm, trained, tuned, file, given)
+        with losses(algorithm, steps) as live:
+
+            def stepped(step: Any) -> None:
+                drained = objective.told.drain() if hasattr(objective, "told") else {}
+                told.append({"loss": step.loss, **drained})
+                live(step.loss, step.tokens)
+
+            fit(
+                objective,
+                steps=steps,
+                batch_tokens=given["batch_tokens"],
+                optimiser=AdamW(learning_rate=rate),
+                schedule=Cosine(warmup=min(steps // 10, 20)),
+                on_step=stepped,
+                **running,
+            )
+    if algorithm == "reward":
+        library.save_scored(trained, out)
+    else:
+        lmrs.delta.save(tuned, out)
+    if as_json:
+        print_json({"out": out, "algorithm": algorithm, "steps": steps, "metrics": told})
+        return
+    last = {key: f"{value:.4g}" for key, value in (told[-1] if told else {}).items()}
+    click.echo(f"{out}: " + ", ".join(f"{key} {value}" for key, value in last.items()))
+
+
+def _offline(algorithm: str, trained: Any, tuned: Any, file: Path, given: dict[str, Any]) -> Any:
+    if algorithm == "sft":
+        return completion(tuned, instructions(file), longest=given["longest"])
+    found = library.encoded(tuned, library.read(file, unfit="drop"), longest=given["longest"], unfit="drop")
+    if found.dropped:
+        click.echo(f"left out: {', '.join(f'{n} {why}' for why, n in found.dropped.items())}", err=True)
+    return PAIRWISE[algorithm](trained, found.pairs, given["beta"], given["loss"])
+
+
+def _online(algorithm: str, policy: Any, base: Any, file: Path, given: dict[str, Any]) -> Any:
+    tokenizer = tokenizer_of(base)
+    items = objects(file)
+    prompts, answers = [], []
+    for at, item in enumerate(items):
+        if not isinstance(item.get("prompt"), str | list) or not isinstance(item.get("answer", ""), str):
+            raise FormatError(f"{file} item {at}: expected a prompt and, if there is one, an answer that is a text")
+        prompt = item["prompt"]
+        turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) and tokenizer.chat_template else prompt
+        prompts.append(library.prompt_ids(tokenizer, turns))
+        answers.append(item.get("answer"))
+    common: dict[str, Any] = {"prompts": given["prompts"], "max_tokens": given["max_tokens"]}
+    scorer = _scorer(base, answers, given["reward"], file)
+    if algorithm == "ppo":
+        setting = library.PPO(**common, **({} if given["beta"] is None else {"kl_coef": given["beta"]}))
+        return library.ppo(policy, prompts, scorer, setting=setting, tokenizer=tokenizer)
+    common |= {"group": given["group"]} | ({} if given["beta"] is None else {"beta": given["beta"]})
+    if algorithm == "grpo":
+        return library.grpo(policy, prompts, scorer, setting=library.GRPO(**common), tokenizer=tokenizer)
+    return library.rloo(policy, prompts, scorer, setting=library.RLOO(**common), tokenizer=tokenizer)
+
+
+def _scorer(base: Any, answers: Sequence[str | None], judge: Path | None, file: Path) -> Any:
+    if judge is not None:
+        return library.by_model(library.load_scored(base, judge))
+    if None in answers:
+        raise InputError(f"{file} item {answers.index(None)} has no answer to verify: give --reward or an answer")
+    return lambda samples: [float(str(answers[sample.number]) in sample.text) for sample in samples]

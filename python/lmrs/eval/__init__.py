@@ -8,6 +8,7 @@ from lmrs.eval.corpus import Shard, Totals, merged, perplexity, score_corpus
 from lmrs.eval.masked import PseudoScore, pseudo_loglikelihood
 from lmrs.eval.protocols import PROTOCOLS, Protocol, Window
 from lmrs.eval.scores import Score
+from lmrs.eval.surprisal import WordSurprisal, surprisal
 
 __all__ = [
     "PROTOCOLS",
@@ -20,10 +21,12 @@ __all__ = [
     "Shard",
     "Totals",
     "Window",
+    "WordSurprisal",
     "answers",
     "compare",
     "merged",
     "perplexity",
     "pseudo_loglikelihood",
     "score_corpus",
+    "surprisal",
 ]

@@ -13,7 +13,7 @@ from lmrs.errors import InputError
 if TYPE_CHECKING:
     from lmrs.engine import Engine
 
-BATCH_TOKENS = 2048
+BATCH_TOKENS = 1024
 """Tokens in a batch of sequences; one longer than that travels alone."""
 
 T = TypeVar("T")

@@ -12,7 +12,7 @@ use crate::cache::{BatchCache, SequenceCache};
 use crate::prefix::{Piece, pieces};
 
 /// Tokens in a batch of whole sequences; one longer than that travels alone.
-pub const BATCH_TOKENS: usize = 2048;
+pub const BATCH_TOKENS: usize = 1024;
 
 /// `ids` to read and what each row should predict: `labels[i]` is judged by row `i`; negative: not judged.
 #[derive(Clone, Debug)]

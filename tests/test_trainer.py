@@ -254,3 +254,17 @@ def _resolve(name: str) -> Any:
     except ImportError:
         owner, attribute = name.rsplit(".", 1)
         return getattr(importlib.import_module(owner), attribute)
+
+
+def test_batches_are_made_beside_the_model() -> None:
+    assert torch_backend.array(np.zeros(2, np.int32)).device.type == "cpu"
+    made = []
+
+    def loss() -> Any:
+        made.append(torch_backend.array(np.zeros(2, np.int32)))
+        return torch.zeros((1, 1))
+
+    model = torch_backend.place(base(), device="meta")
+    with pytest.raises(RuntimeError, match="meta"):
+        torch_backend.value_and_grad(loss, model)
+    assert made[0].device.type == "meta"

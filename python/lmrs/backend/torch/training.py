@@ -21,8 +21,8 @@ Gradients = dict[str, Tensor]
 
 
 def array(values: npt.NDArray[Any]) -> Tensor:
-    """``values`` as a tensor on the CPU."""
-    return torch.from_numpy(np.ascontiguousarray(values))
+    """``values`` as a tensor where torch makes new ones: on the CPU; within :func:`value_and_grad` beside the model."""
+    return torch.from_numpy(np.ascontiguousarray(values)).to(torch.get_default_device())
 
 
 def numpy(value: Tensor) -> npt.NDArray[Any]:
@@ -95,7 +95,8 @@ def value_and_grad(
     trainable = {path: parameter.data for path, parameter in model.named_parameters().items() if parameter.trainable}
     token = RANDOMNESS.set(randomness)
     try:
-        with torch.enable_grad():
+        where = next((tensor.device for tensor in trainable.values()), torch.get_default_device())
+        with torch.enable_grad(), where:
             value = loss()
     finally:
         RANDOMNESS.reset(token)

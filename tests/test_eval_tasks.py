@@ -103,6 +103,32 @@ def test_pairs_and_cloze(engine: lmrs.Engine) -> None:
     assert outcome.each["acc"].tolist() == [float(one) for one in likely]
 
 
+def test_classes_in_words(engine: lmrs.Engine) -> None:
+    verbalizer = tasks.Verbalizer(template="Review: {text}\nThe film is", words=[["bad", "terrible"], ["good"]])
+    items = [
+        tasks.Labelled(text="What a waste of my evening, dull and badly acted.", label=0),
+        tasks.Labelled(text="I laughed, I cried, I will see it again!", label=1),
+        tasks.Labelled(text="Boring. I hated every minute.", label=0),
+    ]
+    outcome = tasks.classify(engine, items, verbalizer)
+    for at, item in enumerate(items):
+        prompt = f"Review: {item.text}\nThe film is"
+        sums = [
+            one.sum_logprob for one in engine.continuations([(prompt, f" {w}") for w in ("bad", "terrible", "good")])
+        ]
+        p = np.array([np.exp(sums[0]) + np.exp(sums[1]), np.exp(sums[2])])
+        assert outcome.each["nll"][at] == pytest.approx(-np.log(p[item.label] / p.sum()), rel=1e-6)
+        assert outcome.each["acc"][at] == float(p.argmax() == item.label)
+    with pytest.raises(InputError, match="item 0 has label 2, expected 0 to 1"):
+        tasks.classify(engine, [tasks.Labelled(text="x", label=2)], verbalizer)
+    with pytest.raises(InputError, match="there is no item"):
+        tasks.classify(engine, [], verbalizer)
+    with pytest.raises(InputError, match="has no {text} in it"):
+        tasks.Verbalizer(template="x", words=[["a"], ["b"]])
+    with pytest.raises(InputError, match="expected some for each of at least two"):
+        tasks.Verbalizer(template="{text}", words=[["a"], []])
+
+
 def test_bootstrapped_error_is_the_standard_error() -> None:
     """Of a mean: the bootstrap's is sqrt(p(1-p)/n) up to its own noise, a few percent at a thousand samples."""
     outcome = tasks._outcome({"acc": [1.0] * 300 + [0.0] * 100})

@@ -103,6 +103,55 @@ def cloze(engine: "Engine", items: Sequence[Cloze], *, on_done: Heard | None = N
     return Outcome(items=outcome.items, metrics={**outcome.metrics, "perplexity": perplexity}, each=outcome.each)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Verbalizer:
+    """How a class is put into words: ``template`` with ``{text}`` in it, and for each class the ``words`` for it.
+
+    Raises InputError for a template without ``{text}``, fewer than two classes, or a class without words.
+    """
+
+    template: str
+    words: Sequence[Sequence[str]]
+
+    def __post_init__(self) -> None:
+        if "{text}" not in self.template:
+            raise InputError(f"the template {self.template!r} has no {{text}} in it")
+        if len(self.words) < 2 or not all(of_class and all(of_class) for of_class in self.words):
+            raise InputError(f"words is {self.words!r}, expected some for each of at least two classes")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """A text and the number of its class."""
+
+    text: str
+    label: int
+
+
+def classify(
+    engine: "Engine", items: Sequence[Labelled], verbalizer: Verbalizer, *, on_done: Heard | None = None
+) -> Outcome:
+    """Which class is likeliest after the template: ``acc``, and ``nll`` of the right class in nats.
+
+    A class is as likely as its words together, each put after a space: ``log Σ_w p(w)`` (Schick & Schütze 2021 with
+    several words). Of equals the first wins. Raises InputError for a label that is no class.
+    """
+    classes = len(verbalizer.words)
+    for number, item in enumerate(items):
+        if not 0 <= item.label < classes:
+            raise InputError(f"item {number} has label {item.label}, expected 0 to {classes - 1}")
+    prompts = [verbalizer.template.replace("{text}", item.text) for item in items]
+    wanted = [(prompt, f" {word}") for prompt in prompts for of_class in verbalizer.words for word in of_class]
+    if not items:
+        raise InputError("there is no item to judge by")
+    sums = np.array([one.sum_logprob for one in _scored(engine, wanted, on_done)]).reshape(len(items), -1)
+    ends = np.cumsum([len(of_class) for of_class in verbalizer.words])[:-1]
+    found = np.stack([np.logaddexp.reduce(part, axis=1) for part in np.split(sums, ends, axis=1)], 1)
+    labels = np.array([item.label for item in items], int)
+    nll = np.logaddexp.reduce(found, axis=1) - found[np.arange(len(items)), labels]
+    return _outcome({"acc": (found.argmax(1) == labels).astype(float).tolist(), "nll": nll.tolist()})
+
+
 def _scored(engine: "Engine", wanted: Sequence[tuple[str, str]], on_done: Heard | None) -> list[Continuation]:
     """In batches of nearly the same length, the longest first; given back in the order asked."""
     order = sorted(range(len(wanted)), key=lambda at: -len(wanted[at][0]) - len(wanted[at][1]))

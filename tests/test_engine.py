@@ -20,6 +20,7 @@ from transformers.generation import logits_process
 from lmrs import Engine, Tokenizer, _rs, models
 from lmrs.batch import Batch, Ragged
 from lmrs.engine import Completion, KvDtype
+from lmrs.engine.plans import Plans
 from lmrs.errors import ConfigError, InputError
 
 FIXTURES = Path(__file__).parent / "fixtures" / "models"
@@ -165,7 +166,16 @@ def theirs(logits: Floats, history: list[int], options: dict[str, Any]) -> Float
 )
 def test_distributions_are_transformers(logits: list[float], history: list[int], options: dict[str, Any]) -> None:
     history = [token for token in history if token < len(logits)] or [0]
-    request = {**options, "prompt": [0], "max_tokens": 1, "seed": 0, "stop": [], "eos": []}
+    request = {
+        **options,
+        "prompt": [0],
+        "max_tokens": 1,
+        "seed": 0,
+        "stop": [],
+        "eos": [],
+        "priority": 0,
+        "top_logprobs": 0,
+    }
     ours = np.zeros(len(logits))
     for token, p in _rs.sampling_distribution(logits, history, request):
         ours[token] = p
@@ -284,7 +294,7 @@ def test_pooling(kind: Any) -> None:
     rows = [states[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
     pool = {"mean": lambda r: r.mean(0), "first": lambda r: r[0], "last": lambda r: r[-1], "max": lambda r: r.max(0)}
     model.source = None
-    plan = Engine(model)._pooled(kind)
+    plan = Plans(model, dtype="f32", kv_dtype="f32").pooled(kind)
     texts = [(ids, [0] * len(ids)) for ids in PROMPTS]
     vectors = _rs.embed(plan, texts, normalize=False, vocabulary=99, context=40).numpy()
     np.testing.assert_allclose(vectors, np.stack([pool[kind](row) for row in rows]), rtol=1e-5, atol=1e-6)

@@ -24,6 +24,7 @@ COMMANDS = (
     "align",
     "delta",
     "scaling",
+    "serve",
     "demo",
 )
 

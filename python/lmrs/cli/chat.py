@@ -9,7 +9,7 @@ import click
 from lmrs.cli import options
 from lmrs.cli.as_json import print_json
 from lmrs.cli.running import open_engine, show
-from lmrs.engine import DType, Options
+from lmrs.engine import DType, Writing
 
 EXAMPLES = """\b
 Examples:
@@ -27,7 +27,7 @@ Examples:
 @options.dtype
 @options.as_json
 def chat(
-    *, model: Path, system: str | None, delta: Path | None, dtype: DType, as_json: bool, **how: Unpack[Options]
+    *, model: Path, system: str | None, delta: Path | None, dtype: DType, as_json: bool, **how: Unpack[Writing]
 ) -> None:
     """Talk with MODEL, a line a turn; end with Ctrl-D.
 

@@ -8,7 +8,7 @@ import click
 from lmrs.cli import options
 from lmrs.cli.as_json import print_json
 from lmrs.cli.running import open_engine, show
-from lmrs.engine import DType, Options
+from lmrs.engine import DType, Writing
 
 EXAMPLES = """\b
 Examples:
@@ -32,12 +32,12 @@ def generate(
     delta: Path | None,
     dtype: DType,
     as_json: bool,
-    **how: Unpack[Options],
+    **how: Unpack[Writing],
 ) -> None:
     """Write what MODEL thinks comes after PROMPT (- reads it from standard input).
 
     By default every token is the most likely one; --temperature 0.8 makes it vary, and --seed makes that repeatable.
-    With --json: one Completion, {"text", "tokens", "logprobs", "finish_reason"}.
+    With --json: one Completion, {"text", "tokens", "logprobs", "finish_reason", "top_logprobs"}.
     """
     engine = open_engine(model, delta=delta, dtype=dtype)
     prompt = options.text_of(prompt) if prompt == "-" else prompt

@@ -27,7 +27,7 @@ dtype = click.option(
 
 
 def generation(command: F) -> F:
-    """How a completion is made: the options of `lmrs.engine.Options`."""
+    """How a completion is made: the options of `lmrs.engine.Writing`."""
     for option in reversed(
         (
             click.option("--max-tokens", default=128, show_default=True, help="Stop after this many."),

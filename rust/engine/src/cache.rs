@@ -21,6 +21,16 @@ impl SequenceCache {
         }
     }
 
+    /// What is held of the first `tokens` tokens; the blocks are shared.
+    pub fn prefix(&self, tokens: usize) -> Self {
+        let mut slots = self.slots.clone();
+        for store in slots.values_mut() {
+            store.truncate(tokens);
+        }
+        let kind = self.kind;
+        Self { kind, slots }
+    }
+
     /// Memory held.
     pub fn bytes(&self) -> usize {
         self.slots.values().map(KvStore::bytes).sum()

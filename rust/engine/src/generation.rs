@@ -3,43 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 
-use lmrs_kernels::attention::KvType;
 use lmrs_kernels::team;
-use lmrs_logprob::token_logprob;
-use lmrs_program::{Plan, Ragged, Spares};
+use lmrs_program::{Ragged, Spares};
 use lmrs_tensor::{Error, Result, Tensor};
 
 use crate::batch::Packing;
 use crate::cache::{BatchCache, SequenceCache};
-use crate::request::{Completion, Finish, Request, check_ids};
-use crate::scheduler::{Id, Limits, Scheduler, Span};
-use crate::text::{Detokenizer, Text};
-
-/// A model that writes.
-pub struct Generator {
-    /// Logits of selected rows: `ids` and so on, for an encoder-decoder `memory` too, to `[selected, vocabulary]`.
-    pub logits: Plan,
-    /// The encoder, if there is one, and the token with which the decoder starts.
-    pub encoder: Option<Encoder>,
-    /// Ids are below it.
-    pub vocabulary: usize,
-    /// The most tokens a sequence may have.
-    pub context: Option<usize>,
-    /// How keys and values are kept.
-    pub kv: KvType,
-    /// Writes the text; without it completions have tokens only.
-    pub detokenizer: Option<Arc<dyn Detokenizer>>,
-}
-
-/// The first half of an encoder-decoder.
-pub struct Encoder {
-    /// `ids` to states `[tokens, width]`.
-    pub plan: Plan,
-    /// The width of the states.
-    pub width: usize,
-    /// The token with which the decoder starts.
-    pub start: u32,
-}
+use crate::generator::Generator;
+use crate::prefixes::Prefixes;
+use crate::request::{Completion, Finish, Request};
+use crate::scheduler::{Arrival, Id, Limits, Scheduler, Span};
+use crate::sequence::{Chosen, Sequence};
 
 /// Something that happened to a request in a step.
 #[derive(Debug)]
@@ -48,92 +22,75 @@ pub struct Progress {
     pub id: Id,
     /// New text; empty if all of it is held back.
     pub piece: String,
-    /// The whole, if the request is over.
-    pub completion: Option<Completion>,
+    /// The token chosen, unless the request ended without one.
+    pub chosen: Option<Chosen>,
+    /// The whole if the request is over, or why it failed.
+    pub outcome: Option<Result<Completion>>,
 }
 
-/// Requests being worked on. Dropping it, or removing a request, frees what they hold.
+impl Progress {
+    /// No token, no text.
+    pub(crate) fn nothing(id: Id) -> Self {
+        Self {
+            id,
+            piece: String::new(),
+            chosen: None,
+            outcome: None,
+        }
+    }
+
+    /// The end of a request that failed.
+    pub(crate) fn failed(id: Id, error: Error) -> Self {
+        Self {
+            outcome: Some(Err(error)),
+            ..Self::nothing(id)
+        }
+    }
+}
+
+/// Requests being worked on, each by its own model. Dropping it, or removing a request, frees what they hold.
 pub struct Generation {
-    generator: Arc<Generator>,
+    limits: Limits,
     scheduler: Scheduler,
     sequences: BTreeMap<Id, Sequence>,
+    prefixes: Prefixes,
     next: Id,
     spares: Spares,
 }
 
-struct Sequence {
-    request: Request,
-    /// What the decoder has seen and will see: the prompt (or the start token) and the tokens chosen.
-    tokens: Vec<u32>,
-    new: usize,
-    logprobs: Vec<f32>,
-    text: Text,
-    cache: SequenceCache,
-}
-
 impl Generation {
     /// Nothing to do yet.
-    pub fn new(generator: Arc<Generator>, limits: Limits) -> Self {
+    pub fn new(limits: Limits) -> Self {
         Self {
-            generator,
+            limits,
             scheduler: Scheduler::new(limits),
             sequences: BTreeMap::new(),
+            prefixes: Prefixes::default(),
             next: 0,
             spares: Spares::default(),
         }
     }
 
-    /// Takes a request in; it starts at one of the next steps.
+    /// Takes in a request for `generator`; it starts at one of the next steps.
     ///
     /// # Errors
-    /// [`Error::Input`] naming the part of the request that is out of its range.
-    pub fn add(&mut self, request: Request) -> Result<Id> {
-        let Generator {
-            vocabulary,
-            context,
-            ref encoder,
-            ..
-        } = *self.generator;
-        check_ids("prompt", &request.prompt, vocabulary, context)?;
-        request.sampling.check()?;
-        if request.max_tokens == 0 {
-            return Err(Error::input("max_tokens", &0, "1 or more"));
-        }
-        let (tokens, source) = match encoder {
-            Some(encoder) => (vec![encoder.start], request.prompt.len()),
-            None => (request.prompt.clone(), 0),
-        };
-        let read: &[u32] = if encoder.is_some() {
-            &[]
-        } else {
-            &request.prompt
-        };
-        let pieces = self.generator.detokenizer.as_ref().map(|d| d.after(read));
-        if pieces.is_none() && !request.stop.is_empty() {
-            return Err(Error::input(
-                "stop",
-                &"given",
-                "a tokenizer to find it with, or no stop string",
-            ));
-        }
-        let text = Text::new(pieces, request.stop.clone());
+    /// As [`Generator::check`].
+    pub fn add(&mut self, generator: &Arc<Generator>, request: Request) -> Result<Id> {
+        let most = generator.check(&request, self.limits)?;
         let id = self.next;
         self.next += 1;
-        let most = tokens.len().saturating_add(request.max_tokens);
-        let most = context.map_or(most, |context| most.min(context));
-        self.scheduler.add(id, source, tokens.len(), most);
-        let (logprobs, cache) = (Vec::new(), SequenceCache::new(self.generator.kv));
-        self.sequences.insert(
+        let (source, tokens) = match generator.encoder {
+            Some(_) => (request.prompt.len(), 1),
+            None => (0, request.prompt.len()),
+        };
+        self.scheduler.add(Arrival {
             id,
-            Sequence {
-                request,
-                tokens,
-                new: 0,
-                logprobs,
-                text,
-                cache,
-            },
-        );
+            priority: request.priority,
+            source,
+            tokens,
+        });
+        let sequence = Sequence::new(Arc::clone(generator), request, most);
+        self.sequences.insert(id, sequence);
         Ok(id)
     }
 
@@ -142,10 +99,34 @@ impl Generation {
         self.sequences.values().map(|s| s.cache.bytes()).sum()
     }
 
+    /// Bytes that those of prompts kept for later take; blocks shared with a request count for both.
+    pub fn prefix_bytes(&self) -> usize {
+        self.prefixes.bytes()
+    }
+
+    /// How many requests run and how many wait.
+    pub fn load(&self) -> (usize, usize) {
+        (self.scheduler.running(), self.scheduler.waiting())
+    }
+
     /// Forgets a request; what it holds is free at once and others are not disturbed.
     pub fn remove(&mut self, id: Id) {
+        self.take(id);
+    }
+
+    /// Ends a request because of `finish`, with what it has written.
+    pub fn end(&mut self, id: Id, finish: Finish) -> Option<Progress> {
+        let mut sequence = self.take(id)?;
+        Some(Progress {
+            piece: sequence.rest(),
+            outcome: Some(Ok(sequence.complete(finish))),
+            ..Progress::nothing(id)
+        })
+    }
+
+    fn take(&mut self, id: Id) -> Option<Sequence> {
         self.scheduler.remove(id);
-        self.sequences.remove(&id);
+        self.sequences.remove(&id)
     }
 
     /// Whether every request is over.
@@ -153,68 +134,86 @@ impl Generation {
         self.scheduler.is_idle()
     }
 
-    /// Computes one step and says what came of it.
-    ///
-    /// # Errors
-    /// What the Program raises; the requests of the step are lost then.
-    pub fn step(&mut self) -> Result<Vec<Progress>> {
-        let spans = self.scheduler.plan();
-        let result = self.compute(&spans).and_then(|logits| {
-            let progress = self.choose(&spans, &logits);
-            self.spares.give(logits);
-            progress
+    /// Computes one step and says what came of it. A request that fails is over; it takes no other with it, unless the Program
+    /// itself fails.
+    pub fn step(&mut self) -> Vec<Progress> {
+        let (sequences, prefixes) = (&mut self.sequences, &mut self.prefixes);
+        let step = self.scheduler.plan(|id| {
+            let Some(sequence) = sequences.get_mut(&id) else {
+                return 0;
+            };
+            if sequence.generator.encoder.is_some() {
+                return 0;
+            }
+            let found = prefixes.find(&sequence.generator, &sequence.tokens);
+            let (kept, cache) = found.unwrap_or((0, SequenceCache::new(sequence.generator.kv)));
+            sequence.cache = cache;
+            kept
         });
-        if result.is_err() {
-            for span in &spans {
-                self.remove(span.id);
+        for id in &step.preempted {
+            if let Some(sequence) = self.sequences.get_mut(id) {
+                sequence.cache = SequenceCache::new(sequence.generator.kv);
             }
         }
-        result
+        let room = self.limits.cached_tokens;
+        self.prefixes
+            .shrink(room.saturating_sub(self.scheduler.held()));
+        let mut progress = Vec::new();
+        for (generator, spans) in self.by_generator(step.spans) {
+            match self.compute(&generator, &spans) {
+                Ok(logits) => {
+                    self.keep_prompts(&spans);
+                    self.choose(&spans, &logits, &mut progress);
+                    self.spares.give(logits);
+                }
+                Err(error) => self.fail(&spans, &error, &mut progress),
+            }
+        }
+        progress
     }
 
     /// Works until every request is over; the completions in the order of the requests. `between` is called after each
     /// step and may end the work.
     ///
     /// # Errors
-    /// What a step or `between` raise.
+    /// What a request or `between` raise.
     pub fn finish<E: From<Error>>(
         &mut self,
         mut between: impl FnMut() -> Result<(), E>,
     ) -> Result<Vec<Completion>, E> {
         let mut completions = BTreeMap::new();
         while !self.is_idle() {
-            let progress = self.step()?.into_iter();
-            completions.extend(progress.filter_map(|p| Some((p.id, p.completion?))));
+            for progress in self.step() {
+                if let Some(outcome) = progress.outcome {
+                    completions.insert(progress.id, outcome?);
+                }
+            }
             between()?;
         }
         Ok(completions.into_values().collect())
     }
 
-    /// Works until something can be told of the one request there is; `None` when it is over.
-    ///
-    /// # Errors
-    /// As [`Self::finish`].
-    pub fn next<E: From<Error>>(
-        &mut self,
-        mut between: impl FnMut() -> Result<(), E>,
-    ) -> Result<Option<Progress>, E> {
-        while !self.is_idle() {
-            let progress = self
-                .step()?
-                .pop()
-                .filter(|p| !p.piece.is_empty() || p.completion.is_some());
-            between()?;
-            if progress.is_some() {
-                return Ok(progress);
+    /// The spans of each model, in the order in which the models first appear.
+    fn by_generator(&self, spans: Vec<Span>) -> Vec<(Arc<Generator>, Vec<Span>)> {
+        let mut groups: Vec<(Arc<Generator>, Vec<Span>)> = Vec::new();
+        for span in spans {
+            let Some(sequence) = self.sequences.get(&span.id) else {
+                continue;
+            };
+            let same =
+                |(known, _): &&mut (Arc<Generator>, _)| Arc::ptr_eq(known, &sequence.generator);
+            match groups.iter_mut().find(same) {
+                Some((_, group)) => group.push(span),
+                None => groups.push((Arc::clone(&sequence.generator), vec![span])),
             }
         }
-        Ok(None)
+        groups
     }
 
     /// The logits of the spans that end their sequence, one row each.
-    fn compute(&mut self, spans: &[Span]) -> Result<Tensor> {
+    fn compute(&mut self, generator: &Generator, spans: &[Span]) -> Result<Tensor> {
         let lost = || Error::Internal("a span of a request that is not there".into());
-        let memory = self.encode(spans)?;
+        let memory = self.encode(generator, spans)?;
         let mut packing = Packing::new();
         for span in spans {
             let sequence = self.sequences.get(&span.id).ok_or_else(lost)?;
@@ -233,7 +232,7 @@ impl Generation {
             .iter()
             .map(|span| caches.remove(&span.id).ok_or_else(lost));
         let mut cache = BatchCache(ours.collect::<Result<_>>()?);
-        let outputs = self.generator.logits.run(
+        let outputs = generator.logits.run(
             &packing.bindings(memory)?,
             Some(&mut cache),
             &mut self.spares,
@@ -243,8 +242,12 @@ impl Generation {
     }
 
     /// The encoder's states for sequences that start in this step; the others have read theirs into the cache.
-    fn encode(&mut self, spans: &[Span]) -> Result<Option<(Tensor, Ragged)>> {
-        let Some(encoder) = &self.generator.encoder else {
+    fn encode(
+        &mut self,
+        generator: &Generator,
+        spans: &[Span],
+    ) -> Result<Option<(Tensor, Ragged)>> {
+        let Some(encoder) = &generator.encoder else {
             return Ok(None);
         };
         let mut packing = Packing::new();
@@ -270,9 +273,26 @@ impl Generation {
         Ok(Some((states, starts)))
     }
 
+    /// Keeps the prompts that were read to their end, for those that begin alike.
+    fn keep_prompts(&mut self, spans: &[Span]) {
+        for span in spans.iter().filter(|span| span.last) {
+            let Some(sequence) = self.sequences.get(&span.id) else {
+                continue;
+            };
+            if sequence.new == 0 && sequence.generator.encoder.is_none() {
+                let (generator, cache) = (&sequence.generator, &sequence.cache);
+                self.prefixes.keep(generator, &sequence.tokens, cache);
+            }
+        }
+    }
+
     /// The next token of each span that ends its sequence.
-    fn choose(&mut self, spans: &[Span], logits: &Tensor) -> Result<Vec<Progress>> {
-        let rows = logits.values::<f32>()?.chunks_exact(logits.width().max(1));
+    fn choose(&mut self, spans: &[Span], logits: &Tensor, progress: &mut Vec<Progress>) {
+        let width = logits.width().max(1);
+        let rows = logits
+            .values::<f32>()
+            .unwrap_or_default()
+            .chunks_exact(width);
         let ending = spans.iter().filter(|span| span.last);
         let rows: Vec<_> = ending
             .filter_map(|span| self.sequences.get(&span.id).map(|s| (span.id, s)))
@@ -285,83 +305,53 @@ impl Generation {
             }
         });
         let ids: Vec<Id> = rows.iter().map(|((id, _), _)| *id).collect();
-        let mut progress = Vec::new();
         for (id, cell) in ids.into_iter().zip(chosen) {
             let lost = || Err(Error::Internal("a token was not chosen".into()));
-            let (token, logprob) = cell.into_inner().unwrap_or_else(lost)?;
-            let Some(sequence) = self.sequences.get_mut(&id) else {
-                continue;
-            };
-            let (piece, finish) = sequence.extend(token, logprob, self.generator.context);
-            let completion = match finish {
-                None => {
-                    self.scheduler.grow(id);
-                    None
+            progress.extend(match cell.into_inner().unwrap_or_else(lost) {
+                Ok(chosen) => self.extend(id, chosen),
+                Err(error) => {
+                    self.remove(id);
+                    Some(Progress::failed(id, error))
                 }
-                Some(finish) => {
-                    self.scheduler.remove(id);
-                    self.sequences
-                        .remove(&id)
-                        .map(|sequence| sequence.complete(finish))
-                }
-            };
-            progress.push(Progress {
-                id,
-                piece,
-                completion,
             });
         }
-        Ok(progress)
-    }
-}
-
-impl Sequence {
-    /// The next token and its log-probability.
-    fn choose(&self, logits: &[f32]) -> Result<(u32, f32)> {
-        let Request { sampling, .. } = &self.request;
-        let token = sampling.choose(logits, &self.tokens, self.new as u32)?;
-        Ok((token, token_logprob(logits, token as usize)))
     }
 
-    /// Appends a token; the new text, and why it is the last if it is.
-    fn extend(
-        &mut self,
-        token: u32,
-        logprob: f32,
-        context: Option<usize>,
-    ) -> (String, Option<Finish>) {
-        self.tokens.push(token);
-        self.new += 1;
-        self.logprobs.push(logprob);
-        let ended = self.request.eos.contains(&token);
-        let mut piece = if ended {
-            String::new()
-        } else {
-            self.text.push(token).to_owned()
+    /// Appends a token to a request, which may end with it.
+    fn extend(&mut self, id: Id, chosen: Chosen) -> Option<Progress> {
+        let sequence = self.sequences.get_mut(&id)?;
+        let (piece, finish) = sequence.extend(&chosen);
+        let outcome = match finish {
+            None => {
+                self.scheduler.grow(id);
+                None
+            }
+            Some(finish) => {
+                if let Some((_, read)) = sequence.tokens.split_last()
+                    && sequence.generator.encoder.is_none()
+                {
+                    let (generator, cache) = (&sequence.generator, &sequence.cache);
+                    self.prefixes.keep(generator, read, cache);
+                }
+                Some(Ok(self.take(id)?.complete(finish)))
+            }
         };
-        let full = context.is_some_and(|context| self.tokens.len() >= context);
-        let finish = if ended {
-            Some(Finish::Eos)
-        } else if self.text.stopped() {
-            Some(Finish::Stop)
-        } else if self.new >= self.request.max_tokens || full {
-            Some(Finish::Length)
-        } else {
-            None
-        };
-        if finish.is_some() {
-            piece.push_str(self.text.finish());
-        }
-        (piece, finish)
+        Some(Progress {
+            id,
+            piece,
+            chosen: Some(chosen),
+            outcome,
+        })
     }
 
-    fn complete(mut self, finish: Finish) -> Completion {
-        let tokens = self.tokens.split_off(self.tokens.len() - self.new);
-        Completion {
-            text: self.text.into_string(),
-            tokens,
-            logprobs: self.logprobs,
-            finish,
+    /// Ends the requests of `spans`, which were computed together.
+    fn fail(&mut self, spans: &[Span], error: &Error, progress: &mut Vec<Progress>) {
+        for span in spans {
+            self.remove(span.id);
+            progress.push(Progress::failed(
+                span.id,
+                Error::Internal(error.to_string()),
+            ));
         }
     }
 }

@@ -18,6 +18,10 @@ pub struct Request {
     pub stop: StopStrings,
     /// The text ends with any of these tokens.
     pub eos: Vec<u32>,
+    /// The higher, the sooner.
+    pub priority: i32,
+    /// How many of the likeliest tokens to tell of in the place of each.
+    pub top_logprobs: usize,
 }
 
 /// Why a completion ended.
@@ -27,17 +31,20 @@ pub enum Finish {
     Eos,
     /// A stop string.
     Stop,
-    /// `max_tokens`, or the end of the model's context.
+    /// `max_tokens`, or the end of the model's context or of the cache.
     Length,
+    /// Its time was over.
+    Deadline,
 }
 
 impl Finish {
-    /// `eos`, `stop` or `length`.
+    /// `eos`, `stop`, `length` or `deadline`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Eos => "eos",
             Self::Stop => "stop",
             Self::Length => "length",
+            Self::Deadline => "deadline",
         }
     }
 }
@@ -51,6 +58,8 @@ pub struct Completion {
     pub tokens: Vec<u32>,
     /// The logarithm of each token's probability, before temperature and the like.
     pub logprobs: Vec<f32>,
+    /// The likeliest tokens in the place of each, if they were asked for.
+    pub top: Vec<Vec<(u32, f32)>>,
     /// Why there are no more.
     pub finish: Finish,
 }

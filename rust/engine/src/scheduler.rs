@@ -1,6 +1,7 @@
 //! Which tokens of which requests the next step computes: a pure state machine, no model and no clock in it.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 /// Names a request.
@@ -13,7 +14,8 @@ pub struct Limits {
     pub step_tokens: usize,
     /// Sequences running at once.
     pub sequences: usize,
-    /// Tokens that all running sequences together may ever hold in the cache. A request that needs more runs alone.
+    /// Tokens that all running sequences together may hold in the cache. A sequence that runs alone may hold more; it is for the
+    /// caller to end one that would.
     pub cached_tokens: usize,
 }
 
@@ -38,32 +40,65 @@ pub struct Span {
     pub last: bool,
 }
 
+/// What to do next.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    /// Requests that must give up what they hold in the cache; they start again from their first token when there is room.
+    pub preempted: Vec<Id>,
+    /// What to compute then.
+    pub spans: Vec<Span>,
+}
+
+/// A request as it arrives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Arrival {
+    /// The request.
+    pub id: Id,
+    /// The higher, the sooner; it may take the place of a lower one that runs.
+    pub priority: i32,
+    /// Tokens to encode before the first of its own, all in one step.
+    pub source: usize,
+    /// Tokens there are.
+    pub tokens: usize,
+}
+
+/// By priority, then by arrival.
+type Rank = (Reverse<i32>, u64);
+
 /// A request as the scheduler sees it.
 #[derive(Clone, Debug)]
 struct Job {
     id: Id,
-    /// Tokens to encode before the first of its own, all in one step.
     source: usize,
-    /// Tokens there are.
     tokens: usize,
     /// Tokens computed.
     done: usize,
-    /// The most it will ever hold in the cache.
-    reserve: usize,
 }
 
 impl Job {
     fn pending(&self) -> usize {
         self.tokens - self.done
     }
+
+    /// Whether it is still at its prompt.
+    fn reads(&self) -> bool {
+        self.pending() > 1 || (self.done == 0 && self.pending() == 1)
+    }
+
+    /// What it holds in the cache when all its tokens are computed.
+    fn held(&self) -> usize {
+        self.source + self.tokens
+    }
 }
 
-/// Requests that wait and requests that run, both in order of arrival.
+/// Requests that wait and requests that run, both by rank.
 #[derive(Clone, Debug, Default)]
 pub struct Scheduler {
     limits: Limits,
-    waiting: VecDeque<Job>,
-    running: Vec<Job>,
+    waiting: BTreeMap<Rank, Job>,
+    running: BTreeMap<Rank, Job>,
+    ranks: BTreeMap<Id, Rank>,
+    arrived: u64,
 }
 
 impl Scheduler {
@@ -75,64 +110,119 @@ impl Scheduler {
         }
     }
 
-    /// A new request with `tokens` tokens that will grow to at most `most`, behind a `source` to encode.
-    pub fn add(&mut self, id: Id, source: usize, tokens: usize, most: usize) {
-        self.waiting.push_back(Job {
-            id,
-            source,
-            tokens,
+    /// A new request.
+    pub fn add(&mut self, arrival: Arrival) {
+        let rank = (Reverse(arrival.priority), self.arrived);
+        self.arrived += 1;
+        self.ranks.insert(arrival.id, rank);
+        let job = Job {
+            id: arrival.id,
+            source: arrival.source,
+            tokens: arrival.tokens,
             done: 0,
-            reserve: source + most.max(tokens),
-        });
+        };
+        self.waiting.insert(rank, job);
     }
 
-    /// The next step: one token of every sequence that has one, then chunks of prompts in order of arrival. A step is
-    /// empty only if there is nothing to do.
-    pub fn plan(&mut self) -> Vec<Span> {
+    /// The next step: one token of every sequence that has one, then chunks of prompts by rank. `kept` says how many tokens of a
+    /// request that starts are in the cache already, fewer than it has. A step is empty only if there is nothing to do.
+    ///
+    /// Running sequences that grew out of the cache's limit are preempted, the last in rank first. A prompt takes no more than
+    /// half of what is left of the step while another waits behind it, so that short ones are not held up by a long one.
+    pub fn plan(&mut self, mut kept: impl FnMut(Id) -> usize) -> Step {
+        let mut step = Step::default();
+        while self.running.len() > 1 && self.held() > self.limits.cached_tokens {
+            self.preempt_last(&mut step);
+        }
+        self.admit(&mut kept, &mut step);
         let mut left = self.limits.step_tokens.max(1);
-        let mut spans = Vec::new();
-        for growing in [true, false] {
-            for job in &mut self.running {
-                if left > 0 && (job.pending() == 1) == growing && job.pending() > 0 {
-                    spans.push(advance(job, &mut left));
-                }
+        for job in self.running.values_mut() {
+            if left > 0 && job.pending() == 1 && !job.reads() {
+                step.spans.push(advance(job, 1, &mut left));
             }
         }
-        while let Some(mut job) = self.admitted(left, spans.is_empty()) {
-            left = left.saturating_sub(job.source);
-            // The source may have taken the whole step, but it is of no use without a first token.
-            left = left.max(1);
-            spans.push(advance(&mut job, &mut left));
-            self.running.push(job);
+        let mut behind = self.running.values().filter(|job| job.reads()).count();
+        for job in self.running.values_mut().filter(|job| job.reads()) {
+            behind -= 1;
+            if left == 0 {
+                break;
+            }
+            if job.done == 0 && job.source > 0 {
+                if job.source >= left && !step.spans.is_empty() {
+                    break;
+                }
+                // The source may take the whole step, but it is of no use without a first token.
+                left = left.saturating_sub(job.source).max(1);
+            }
+            let most = if behind > 0 { left.div_ceil(2) } else { left };
+            step.spans.push(advance(job, most, &mut left));
         }
-        spans
+        step
     }
 
-    /// The next waiting request if it may start with `left` tokens in this step; `first` if the step has no other.
-    fn admitted(&mut self, left: usize, first: bool) -> Option<Job> {
-        let job = self.waiting.front()?;
-        let held: usize = self.running.iter().map(|j| j.reserve).sum();
-        let room = self.running.is_empty() || held + job.reserve <= self.limits.cached_tokens;
-        let fits = left > 0 && (job.source < left || first);
-        let seat = self.running.len() < self.limits.sequences.max(1);
-        if room && fits && seat {
-            self.waiting.pop_front()
-        } else {
-            None
+    /// Moves requests that wait to those that run, while there are seats and room.
+    fn admit(&mut self, kept: &mut impl FnMut(Id) -> usize, step: &mut Step) {
+        let mut held = self.held();
+        while let Some((&rank, job)) = self.waiting.first_key_value() {
+            let seat = self.running.len() < self.limits.sequences.max(1);
+            // Room for a token of each that runs, lest it be preempted at once.
+            let grown = held + job.held() + self.running.len();
+            let room = self.running.is_empty() || grown <= self.limits.cached_tokens;
+            if seat && room {
+                if let Some(mut job) = self.waiting.remove(&rank) {
+                    job.done = kept(job.id).min(job.tokens.saturating_sub(1));
+                    held += job.held();
+                    self.running.insert(rank, job);
+                }
+                continue;
+            }
+            let lower = self.running.last_key_value();
+            if lower.is_some_and(|(last, _)| last.0 > rank.0) {
+                self.preempt_last(step);
+                held = self.held();
+            } else {
+                break;
+            }
         }
+    }
+
+    fn preempt_last(&mut self, step: &mut Step) {
+        if let Some((rank, mut job)) = self.running.pop_last() {
+            job.done = 0;
+            step.preempted.push(job.id);
+            self.waiting.insert(rank, job);
+        }
+    }
+
+    /// Tokens that the running sequences hold or will when this step is done.
+    pub fn held(&self) -> usize {
+        self.running.values().map(Job::held).sum()
     }
 
     /// Request `id` got its next token.
     pub fn grow(&mut self, id: Id) {
-        if let Some(job) = self.running.iter_mut().find(|job| job.id == id) {
+        let rank = self.ranks.get(&id);
+        if let Some(job) = rank.and_then(|rank| self.running.get_mut(rank)) {
             job.tokens += 1;
         }
     }
 
     /// Request `id` is over, whether it ran or waited.
     pub fn remove(&mut self, id: Id) {
-        self.running.retain(|job| job.id != id);
-        self.waiting.retain(|job| job.id != id);
+        if let Some(rank) = self.ranks.remove(&id) {
+            self.running.remove(&rank);
+            self.waiting.remove(&rank);
+        }
+    }
+
+    /// How many run.
+    pub fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// How many wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
     /// Whether there is nothing to do.
@@ -141,8 +231,8 @@ impl Scheduler {
     }
 }
 
-fn advance(job: &mut Job, left: &mut usize) -> Span {
-    let stop = job.done + job.pending().min(*left);
+fn advance(job: &mut Job, most: usize, left: &mut usize) -> Span {
+    let stop = job.done + job.pending().min(most).min(*left);
     *left -= stop - job.done;
     let tokens = std::mem::replace(&mut job.done, stop)..stop;
     Span {

@@ -1,10 +1,11 @@
 //! Generation, scoring and embedding: one line a method.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use lmrs_engine::{
-    Completion, Detokenizer, Encoder, Generation, Generator, Limits, Pieces, Request, Sampling,
-    Segmented, StopStrings, Window, check_ids,
+    Completion, Detokenizer, Encoder, Generator, Id, Limits, Pieces, Progress, Request, Sampling,
+    Segmented, Service, StopStrings, Window, check_ids,
 };
 use lmrs_kernels::attention::KvType;
 use lmrs_tokenizers::{DecodeStream, Tokenizer};
@@ -13,7 +14,6 @@ use pyo3::prelude::*;
 
 use crate::error::{Failure, PyRes, bad_argument, detached, interruption};
 use crate::plan::PyPlan;
-use crate::program::locked;
 use crate::tensor::PyTensor;
 use crate::tokenizer::PyTokenizer;
 
@@ -31,6 +31,8 @@ pub struct Asked {
     seed: u64,
     stop: Vec<String>,
     eos: Vec<u32>,
+    priority: i32,
+    top_logprobs: i64,
 }
 
 impl TryFrom<Asked> for Request {
@@ -54,6 +56,8 @@ impl TryFrom<Asked> for Request {
             },
             stop: StopStrings::new(asked.stop)?,
             eos: asked.eos,
+            priority: asked.priority,
+            top_logprobs: count("top_logprobs", asked.top_logprobs)?,
         })
     }
 }
@@ -92,16 +96,18 @@ impl Pieces for NativePieces {
     }
 }
 
-type Completed = (String, Vec<u32>, Vec<f32>, &'static str);
+type Likeliest = Vec<(u32, f32)>;
+type Completed = (String, Vec<u32>, Vec<f32>, Vec<Likeliest>, &'static str);
 
 fn completed(completion: Completion) -> Completed {
     let Completion {
         text,
         tokens,
         logprobs,
+        top,
         finish,
     } = completion;
-    (text, tokens, logprobs, finish.name())
+    (text, tokens, logprobs, top, finish.name())
 }
 
 /// A model that writes.
@@ -141,43 +147,91 @@ impl PyGenerator {
         })))
     }
 
-    /// All requests at once: (text, tokens, log-probabilities, why it ended) of each.
-    fn generate(&self, py: Python<'_>, requests: Vec<Asked>) -> PyRes<Vec<Completed>> {
-        let mut generation = Generation::new(Arc::clone(&self.0), Limits::default());
-        for asked in requests {
-            generation.add(asked.try_into()?)?;
-        }
-        let completions = detached(py, || generation.finish::<Failure>(interruption()))??;
-        Ok(completions.into_iter().map(completed).collect())
-    }
-
-    /// One request, step by step.
-    fn stream(&self, request: Asked) -> PyRes<PyStream> {
-        let mut generation = Generation::new(Arc::clone(&self.0), Limits::default());
-        generation.add(request.try_into()?)?;
-        Ok(PyStream(Mutex::new(generation)))
+    /// Memory that the keys and values of a token take.
+    #[getter]
+    fn bytes_per_token(&self) -> usize {
+        self.0.bytes_per_token()
     }
 }
 
-/// The pieces of one completion as they come: (text, the whole if it is over).
-#[pyclass(frozen, name = "Stream", module = "lmrs._rs")]
-pub struct PyStream(Mutex<Generation>);
+/// Of a request: its id, new text, the token chosen (id, log-probability, the likeliest), the whole if it is over, or the
+/// exception it ended with.
+type Happened = (
+    Id,
+    String,
+    Option<(u32, f32, Likeliest)>,
+    Option<Completed>,
+    Option<Py<PyAny>>,
+);
+
+/// A long-lived engine on a thread of its own.
+#[pyclass(frozen, name = "Service", module = "lmrs._rs")]
+pub struct PyService(Service);
 
 #[pymethods]
-impl PyStream {
-    /// Bytes that its keys and values take.
-    #[getter]
-    fn cached_bytes(&self) -> usize {
-        locked(&self.0).cached_bytes()
+impl PyService {
+    #[new]
+    #[pyo3(signature = (*, step_tokens, sequences, cached_tokens))]
+    fn new(step_tokens: usize, sequences: usize, cached_tokens: usize) -> PyRes<Self> {
+        Ok(Self(Service::start(Limits {
+            step_tokens,
+            sequences,
+            cached_tokens,
+        })?))
     }
 
-    fn __iter__(slf: PyRef<'_, Self>) -> PyRef<'_, Self> {
-        slf
+    /// Hands in a request, to be ended after `seconds`; its id.
+    #[pyo3(signature = (generator, request, seconds=None))]
+    fn submit(&self, generator: &PyGenerator, request: Asked, seconds: Option<f64>) -> PyRes<Id> {
+        let span = |seconds| {
+            Duration::try_from_secs_f64(seconds)
+                .map_err(|_| bad_argument("timeout", &seconds, "seconds, 0 or more"))
+        };
+        let span = seconds.map(span).transpose()?;
+        let deadline = span.and_then(|span| Instant::now().checked_add(span));
+        Ok(self.0.submit(&generator.0, request.try_into()?, deadline)?)
     }
 
-    fn __next__(&self, py: Python<'_>) -> PyRes<Option<(String, Option<Completed>)>> {
-        let next = detached(py, || locked(&self.0).next::<Failure>(interruption()))??;
-        Ok(next.map(|progress| (progress.piece, progress.completion.map(completed))))
+    /// Ends a request.
+    fn cancel(&self, id: Id) {
+        self.0.cancel(id);
+    }
+
+    /// What happened, waiting for it at most `seconds`; None once closed.
+    fn wait(&self, py: Python<'_>, seconds: f64) -> PyRes<Option<Vec<Happened>>> {
+        let patience = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+        let happened = detached(py, || self.0.wait(patience))?;
+        let told = |progress: Progress| {
+            let chosen = progress.chosen.map(|c| (c.id, c.logprob, c.top));
+            let (completion, error) = match progress.outcome {
+                None => (None, None),
+                Some(Ok(completion)) => (Some(completed(completion)), None),
+                Some(Err(error)) => {
+                    let raised = PyErr::from(Failure::from(error));
+                    (None, Some(raised.into_value(py).into_any()))
+                }
+            };
+            (progress.id, progress.piece, chosen, completion, error)
+        };
+        Ok(happened.map(|happened| happened.into_iter().map(told).collect()))
+    }
+
+    /// Requests that run, requests that wait, bytes of their keys and values, bytes of prefixes, steps, tokens.
+    fn load(&self) -> (usize, usize, usize, usize, u64, u64) {
+        let load = self.0.load();
+        (
+            load.running,
+            load.waiting,
+            load.cached_bytes,
+            load.prefix_bytes,
+            load.steps,
+            load.tokens,
+        )
+    }
+
+    /// Ends it.
+    fn close(&self) {
+        self.0.close();
     }
 }
 

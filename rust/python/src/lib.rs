@@ -29,7 +29,7 @@ mod _rs {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::engine::{PyGenerator, PyStream, embed, sampling_distribution, score};
+    use crate::engine::{PyGenerator, PyService, embed, sampling_distribution, score};
     #[pymodule_export]
     use crate::lowrank::svd;
     #[pymodule_export]

@@ -1,0 +1,26 @@
+"""The engine: a recorded model, run from Rust.
+
+A model is recorded when it is first asked for something; from then on Python only passes texts in and results out.
+"""
+
+from lmrs.engine.completion import Completion, FinishReason, Token
+from lmrs.engine.engine import Engine
+from lmrs.engine.loop import Load
+from lmrs.engine.options import Options, Reading, Writing
+from lmrs.engine.plans import DType, KvDtype
+from lmrs.engine.reply import AsyncReply, Reply
+
+__all__ = [
+    "AsyncReply",
+    "Completion",
+    "DType",
+    "Engine",
+    "FinishReason",
+    "KvDtype",
+    "Load",
+    "Options",
+    "Reading",
+    "Reply",
+    "Token",
+    "Writing",
+]

@@ -1,0 +1,119 @@
+"""What may be asked of an engine, checked."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+from lmrs.errors import InputError
+from lmrs.eval.protocols import Protocol
+
+Ids = Sequence[int]
+
+
+class Writing(TypedDict, total=False):
+    """How a completion is made. Every option has a range; a value outside it raises InputError.
+
+    ``max_tokens`` (128): at most so many new tokens. ``temperature`` (0, which takes the likeliest token; to 100),
+    ``top_k`` (0: all), ``top_p`` (1), ``min_p`` (0) and ``repetition_penalty`` (1) are transformers' processors of
+    these names, in its order. ``seed`` (0): with the number of the token all that a draw depends on, so that a
+    prompt's completion does not depend on what runs beside it; a sequence gives each prompt its own. ``stop``: strings
+    before which the text ends. ``ignore_eos`` (False): whether to go on after an end-of-sequence token.
+    """
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repetition_penalty: float
+    seed: int | Sequence[int]
+    stop: str | Sequence[str]
+    ignore_eos: bool
+
+
+class Options(Writing, total=False):
+    """How a completion is made, and how a request is treated beside others: more than :class:`Writing`.
+
+    ``top_logprobs`` (0): how many of the likeliest tokens to tell of in the place of each. ``delta`` (None): the name
+    of a delta loaded with :meth:`Engine.load_delta`. ``priority`` (0): a request of a higher one goes first, and may
+    take the place of one that runs, which then starts again with what it has. ``timeout`` (None): seconds after which
+    the text ends as it is, with the finish reason ``"deadline"``.
+    """
+
+    top_logprobs: int
+    delta: str | None
+    priority: int
+    timeout: float | None
+
+
+class Reading(TypedDict, total=False):
+    """How a text is scored.
+
+    ``protocol`` ("rolling", see :mod:`lmrs.eval.protocols`) cuts it into windows; ``window`` (the context) is the most
+    tokens read at once, ``stride`` (half the window) that of strided protocols. ``top_k``, ``rank`` and ``entropy``
+    (None, False, False) ask for these of each token's distribution: see :class:`lmrs.eval.Score`. ``delta`` (None): the
+    name of a delta loaded with :meth:`Engine.load_delta`.
+    """
+
+    protocol: Protocol
+    window: int | None
+    stride: int | None
+    top_k: int | None
+    rank: bool
+    entropy: bool
+    delta: str | None
+
+
+DEFAULTS: Options = {
+    "max_tokens": 128,
+    "temperature": 0.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "repetition_penalty": 1.0,
+    "seed": 0,
+    "stop": (),
+    "ignore_eos": False,
+    "top_logprobs": 0,
+    "delta": None,
+    "priority": 0,
+    "timeout": None,
+}
+
+_INTEGERS = (
+    ("max_tokens", 1, 2**31),
+    ("top_k", 0, 2**31),
+    ("seed", 0, 2**64 - 1),
+    ("top_logprobs", 0, 2**31),
+    ("priority", -(2**31), 2**31 - 1),
+)
+_NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
+
+
+def expect_known(options: Mapping[str, object], known: Mapping[str, object]) -> None:
+    """Raises InputError naming the options that are not ``known``."""
+    unknown = options.keys() - known.keys()
+    if unknown:
+        raise InputError(f"unknown option {', '.join(sorted(unknown))}; the options are {', '.join(known)}")
+
+
+def chosen(options: Options, *, at: int, eos: list[int]) -> dict[str, Any]:
+    """What the ``at``-th prompt is given of ``options``, whole, as the native engine reads it. Raises InputError."""
+    expect_known(options, DEFAULTS)
+    found: dict[str, Any] = {**DEFAULTS, **options}
+    seeds = found["seed"]
+    if isinstance(seeds, Sequence) and not isinstance(seeds, str):
+        found["seed"] = seeds[at] if at < len(seeds) else -1
+    for name, least, most in _INTEGERS:
+        value = found[name]
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise InputError(f"{name} is {value!r}, expected an integer from {least} to {most}")
+    for name in _NUMBERS:
+        if isinstance(found[name], bool) or not isinstance(found[name], int | float):
+            raise InputError(f"{name} is {found[name]!r}, expected a number")
+    stop, timeout = found["stop"], found.pop("timeout")
+    found["stop"] = [stop] if isinstance(stop, str) else list(stop)
+    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0):
+        raise InputError(f"timeout is {timeout!r}, expected seconds, 0 or more")
+    del found["delta"]
+    found["eos"] = [] if found.pop("ignore_eos") else eos
+    return found

@@ -1,0 +1,92 @@
+//! A model that writes, as the step loop needs it.
+
+use std::sync::Arc;
+
+use lmrs_kernels::attention::KvType;
+use lmrs_program::{Dim, Op, Plan};
+use lmrs_tensor::{Error, Result};
+
+use crate::request::{Request, check_ids};
+use crate::scheduler::Limits;
+use crate::text::Detokenizer;
+
+/// A model that writes.
+pub struct Generator {
+    /// Logits of selected rows: `ids` and so on, for an encoder-decoder `memory` too, to `[selected, vocabulary]`.
+    pub logits: Plan,
+    /// The encoder, if there is one, and the token with which the decoder starts.
+    pub encoder: Option<Encoder>,
+    /// Ids are below it.
+    pub vocabulary: usize,
+    /// The most tokens a sequence may have.
+    pub context: Option<usize>,
+    /// How keys and values are kept.
+    pub kv: KvType,
+    /// Writes the text; without it completions have tokens only.
+    pub detokenizer: Option<Arc<dyn Detokenizer>>,
+}
+
+/// The first half of an encoder-decoder.
+pub struct Encoder {
+    /// `ids` to states `[tokens, width]`.
+    pub plan: Plan,
+    /// The width of the states.
+    pub width: usize,
+    /// The token with which the decoder starts.
+    pub start: u32,
+}
+
+impl Generator {
+    /// Fails if `request` is not one that this model can answer within `limits`; else the most tokens that its decoder may come
+    /// to: to the end of the context, or of the cache.
+    ///
+    /// # Errors
+    /// [`Error::Input`] naming the part of the request that is out of its range.
+    pub fn check(&self, request: &Request, limits: Limits) -> Result<usize> {
+        check_ids("prompt", &request.prompt, self.vocabulary, self.context)?;
+        request.sampling.check()?;
+        if request.max_tokens == 0 {
+            return Err(Error::input("max_tokens", &0, "1 or more"));
+        }
+        if request.top_logprobs > self.vocabulary {
+            let range = format!("0 to {}", self.vocabulary);
+            return Err(Error::input("top_logprobs", &request.top_logprobs, range));
+        }
+        if self.detokenizer.is_none() && !request.stop.is_empty() {
+            return Err(Error::input(
+                "stop",
+                &"given",
+                "a tokenizer to find it with, or no stop string",
+            ));
+        }
+        let (prompt, room) = (request.prompt.len(), limits.cached_tokens);
+        if prompt >= room {
+            let expected = format!("fewer than the cache has room for, {room} tokens");
+            return Err(Error::input("length of prompt", &prompt, expected));
+        }
+        // The last token is not cached.
+        let room = room + 1 - self.encoder.as_ref().map_or(0, |_| prompt);
+        Ok(self.context.map_or(room, |context| context.min(room)))
+    }
+
+    /// Memory that the keys and values of one token take, in bytes: of a cache that is full to the end of its blocks.
+    pub fn bytes_per_token(&self) -> usize {
+        let program = self.logits.program();
+        let cached = program.nodes.iter().filter_map(|node| match &node.op {
+            Op::Attention(attention) if attention.cache.is_some() => {
+                let keys = node.inputs.get(1).copied().flatten()?;
+                match program.meta(keys).dims.last() {
+                    Some(Dim::Known(width)) => Some((attention.kv_heads, *width)),
+                    _ => None,
+                }
+            }
+            _ => None,
+        });
+        let bytes = |(heads, width): (usize, usize)| match self.kv {
+            KvType::Exact => 2 * 4 * width,
+            KvType::Bf16 => 2 * 2 * width,
+            KvType::Int8 => 2 * (width + 4 * heads),
+        };
+        cached.map(bytes).sum()
+    }
+}

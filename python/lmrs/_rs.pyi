@@ -178,8 +178,9 @@ class Corpus:
         *,
         vocab_size: int,
         min_frequency: int,
+        byte_fallback: bool,
         special_tokens: Sequence[str],
-        progress: Callable[[int], None] | None,
+        progress: Callable[[int, int], None] | None,
     ) -> Tokenizer: ...
     def __len__(self) -> int: ...
 

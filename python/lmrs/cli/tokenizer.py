@@ -15,6 +15,7 @@ EXAMPLES = """\b
 Examples:
   lmrs tokenizer train notes.txt --vocab-size 8000 -o my-tokenizer
   lmrs tokenizer train *.txt --model wordpiece --vocab-size 30000 -o my-bert
+  lmrs tokenizer train *.txt --model unigram --byte-fallback --vocab-size 16000 -o my-t5
 """
 
 
@@ -25,19 +26,21 @@ def tokenizer() -> None:
 
 @tokenizer.command(epilog=EXAMPLES)
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--model", type=click.Choice(["bpe", "wordpiece"]), default="bpe", show_default=True,
-              help="Byte-level BPE as GPT-2 has it, or WordPiece as BERT has it.")  # fmt: skip
+@click.option("--model", type=click.Choice(["bpe", "wordpiece", "unigram"]), default="bpe",
+              show_default=True, help="Byte-level BPE as GPT-2 has it, WordPiece as BERT, Unigram as T5.")  # fmt: skip
 @click.option("--vocab-size", type=click.IntRange(1), required=True, help="Tokens at most, special ones included.")
 @click.option("--min-frequency", type=click.IntRange(0), default=0, help="Do not merge pairs that are rarer.")
+@click.option("--byte-fallback", is_flag=True, help="With unigram: spell in bytes what the vocabulary lacks.")
 @click.option("--special", multiple=True, metavar="TOKEN", help="A special token, in place of the usual; repeatable.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The directory to write.")
 @options.as_json
 def train(
     *,
     files: tuple[Path, ...],
-    model: Literal["bpe", "wordpiece"],
+    model: Literal["bpe", "wordpiece", "unigram"],
     vocab_size: int,
     min_frequency: int,
+    byte_fallback: bool,
     special: tuple[str, ...],
     output: Path,
     as_json: bool,
@@ -52,6 +55,7 @@ def train(
             model=model,
             vocab_size=vocab_size,
             min_frequency=min_frequency,
+            byte_fallback=byte_fallback,
             special_tokens=list(special) or None,
             progress=progress,
         )

@@ -44,21 +44,24 @@ impl PyCorpus {
         corpus.as_ref().map_or(0, Corpus::distinct_words)
     }
 
-    /// Finds the vocabulary; `progress` is called now and then with the number of tokens so far.
-    #[pyo3(signature = (algorithm, *, vocab_size, min_frequency, special_tokens, progress))]
+    /// Finds the vocabulary; `progress` is called now and then with how much is done, of how much.
+    #[pyo3(signature = (algorithm, *, vocab_size, min_frequency, byte_fallback, special_tokens, progress))]
+    #[allow(clippy::too_many_arguments)] // the options of a training
     fn train(
         &self,
         py: Python<'_>,
         algorithm: &str,
         vocab_size: usize,
         min_frequency: u64,
+        byte_fallback: bool,
         special_tokens: Vec<String>,
         progress: Option<Py<PyAny>>,
     ) -> PyRes<PyTokenizer> {
         let algorithm = match algorithm {
             "bpe" => Algorithm::ByteBpe,
             "wordpiece" => Algorithm::WordPiece,
-            other => return Err(bad_argument("model", &other, "bpe or wordpiece")),
+            "unigram" => Algorithm::Unigram { byte_fallback },
+            other => return Err(bad_argument("model", &other, "bpe, wordpiece or unigram")),
         };
         let options = TrainOptions {
             algorithm,
@@ -73,10 +76,10 @@ impl PyCorpus {
             drop(held);
             let corpus = taken.ok_or_else(spent)?;
             let mut check = interruption();
-            corpus.train(&options, |tokens| -> PyRes<()> {
+            corpus.train(&options, |done, of| -> PyRes<()> {
                 check()?;
                 if let Some(progress) = &progress {
-                    Python::attach(|py| progress.call1(py, (tokens,)))?;
+                    Python::attach(|py| progress.call1(py, (done, of)))?;
                 }
                 Ok(())
             })

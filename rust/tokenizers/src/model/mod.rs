@@ -12,6 +12,7 @@ mod wordpiece;
 pub(crate) use bpe::{Bpe, BpeOptions};
 pub(crate) use cache::{Cache, Caches, Key, Long, Short};
 pub(crate) use sentencepiece::{Piece, SentencePiece};
+pub(crate) use trie::Trie;
 pub(crate) use unigram::Unigram;
 pub(crate) use wordlevel::WordLevel;
 pub(crate) use wordpiece::WordPiece;

@@ -22,11 +22,14 @@ const NONE: u32 = u32::MAX;
 
 impl Trie {
     pub(crate) fn of(vocabulary: &Vocabulary) -> Self {
-        let mut tokens: Vec<(&[u8], u32)> = vocabulary
+        let tokens = vocabulary
             .iter()
-            .filter_map(|(_, token)| Some((token.as_bytes(), vocabulary.id(token)?)))
-            .filter(|(token, _)| !token.is_empty())
-            .collect();
+            .filter_map(|(_, token)| Some((token.as_bytes(), vocabulary.id(token)?)));
+        Self::new(tokens.filter(|(token, _)| !token.is_empty()).collect())
+    }
+
+    /// A trie of tokens that are not empty, each with its id.
+    pub(crate) fn new(mut tokens: Vec<(&[u8], u32)>) -> Self {
         tokens.sort_unstable();
         tokens.dedup();
         let node = |id| Node {

@@ -88,11 +88,11 @@ struct Corpus {
 pub(super) fn train<E: From<Error>>(
     words: &[(String, u64)],
     options: &TrainOptions,
-    mut progress: impl FnMut(usize) -> std::result::Result<(), E>,
+    mut progress: impl FnMut(usize, usize) -> std::result::Result<(), E>,
 ) -> std::result::Result<Trained, E> {
     let prefix = match options.algorithm {
-        Algorithm::ByteBpe => "",
         Algorithm::WordPiece => CONTINUING,
+        _ => "",
     };
     let mut tokens = Tokens {
         ids: HashMap::new(),
@@ -167,10 +167,10 @@ pub(super) fn train<E: From<Error>>(
             }
         }
         if merges.len().is_multiple_of(64) {
-            progress(tokens.tokens.len())?;
+            progress(tokens.tokens.len(), options.vocab_size)?;
         }
     }
-    progress(tokens.tokens.len())?;
+    progress(tokens.tokens.len(), options.vocab_size)?;
     Ok(Trained {
         tokens: tokens.tokens,
         merges,

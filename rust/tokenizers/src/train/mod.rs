@@ -1,8 +1,12 @@
 //! Training: texts become counts of words, and counts become a model.
 
+mod lattice;
 mod merges;
+mod seeds;
+mod unigram;
 
 use hashbrown::HashMap;
+use merges::Trained;
 use serde_json::{Value, json};
 
 use crate::{
@@ -10,7 +14,7 @@ use crate::{
     byte_level,
     error::{Error, Result},
     load,
-    model::{Bpe, BpeOptions, Model, WordPiece},
+    model::{Bpe, BpeOptions, Model, Unigram, WordPiece},
     split::{Splitter, Words},
     text::Text,
     tokenizer::{Tokenizer, in_parallel},
@@ -27,6 +31,11 @@ pub enum Algorithm {
     ByteBpe,
     /// The same merges over characters, for a model that takes the longest token first.
     WordPiece,
+    /// Pieces with probabilities, those that the texts need the most (Kudo, 2018).
+    Unigram {
+        /// Rare characters are spelled in bytes, for which there are 256 tokens.
+        byte_fallback: bool,
+    },
 }
 
 /// How large a vocabulary, and of what.
@@ -36,7 +45,7 @@ pub struct TrainOptions {
     pub algorithm: Algorithm,
     /// Tokens at most, special ones included.
     pub vocab_size: usize,
-    /// Pairs that are rarer than this are not merged.
+    /// Pairs that are rarer than this are not merged; stretches of words that are rarer are no pieces.
     pub min_frequency: u64,
     /// These come first.
     pub special_tokens: Vec<String>,
@@ -123,11 +132,12 @@ impl Corpus {
         self.counts.len()
     }
 
-    /// Finds the vocabulary. `progress` is told now and then how many tokens there are; an error from it ends the work.
+    /// Finds the vocabulary. `progress` is told now and then how much is done, of how much: tokens where pairs are merged,
+    /// else rounds. An error from it ends the work.
     pub fn train<E: From<Error>>(
         self,
         options: &TrainOptions,
-        progress: impl FnMut(usize) -> std::result::Result<(), E>,
+        progress: impl FnMut(usize, usize) -> std::result::Result<(), E>,
     ) -> std::result::Result<Tokenizer, E> {
         let raw = self.template.splitter.as_ref().and_then(cutter).is_some();
         let mut words: Vec<(String, u64)> = if raw {
@@ -141,43 +151,46 @@ impl Corpus {
         };
         // Nothing may depend on the order of a table.
         words.sort_unstable();
-        let trained = merges::train(&words, options, progress)?;
-        let vocabulary = Vocabulary::from_pairs("vocabulary", &trained.tokens).map_err(E::from)?;
-        let model = match options.algorithm {
-            Algorithm::ByteBpe => {
-                let text = |id: &u32| {
-                    trained
-                        .tokens
-                        .get(*id as usize)
-                        .map_or("", |t| t.0.as_str())
-                };
-                let pairs: Vec<(&str, &str)> = trained
-                    .merges
-                    .iter()
-                    .map(|(left, right)| (text(left), text(right)))
-                    .collect();
-                Bpe::new(
-                    "merges",
-                    vocabulary,
-                    pairs.into_iter(),
-                    BpeOptions::default(),
-                )
-                .map(Model::Bpe)
-            }
-            Algorithm::WordPiece => {
-                let unknown = options
-                    .special_tokens
-                    .iter()
-                    .find(|token| token.contains("UNK") || token.contains("unk"))
-                    .map_or("[UNK]", String::as_str);
-                WordPiece::new("special_tokens", vocabulary, unknown, CONTINUING, 100)
-                    .map(Model::WordPiece)
-            }
-        };
+        let model = model(&words, options, progress)?;
         let special = options.special_tokens.iter();
         let added = special.map(|token| (AddedToken::special(token), None));
-        load::build(model.map_err(E::from)?, added, self.template.description).map_err(E::from)
+        load::build(model, added, self.template.description).map_err(E::from)
     }
+}
+
+/// The model that sorted words with their counts make.
+fn model<E: From<Error>>(
+    words: &[(String, u64)],
+    options: &TrainOptions,
+    progress: impl FnMut(usize, usize) -> std::result::Result<(), E>,
+) -> std::result::Result<Model, E> {
+    let special = &options.special_tokens;
+    let unknown = special
+        .iter()
+        .position(|token| token.contains("UNK") || token.contains("unk"));
+    if let Algorithm::Unigram { byte_fallback } = options.algorithm {
+        if unknown.is_none() {
+            let problem = "special_tokens have no unknown token such as \"<unk>\"".to_owned();
+            return Err(E::from(Error::Input(problem)));
+        }
+        let tokens = unigram::train(words, options, byte_fallback, progress)?;
+        let model = Unigram::new("vocab", &tokens, unknown, byte_fallback);
+        return Ok(Model::Unigram(model?));
+    }
+    let Trained { tokens, merges } = merges::train(words, options, progress)?;
+    let vocabulary = Vocabulary::from_pairs("vocabulary", &tokens)?;
+    if options.algorithm == Algorithm::WordPiece {
+        let unknown = unknown.and_then(|at| special.get(at));
+        let unknown = unknown.map_or("[UNK]", String::as_str);
+        let model = WordPiece::new("special_tokens", vocabulary, unknown, CONTINUING, 100);
+        return Ok(Model::WordPiece(model?));
+    }
+    let text = |id: u32| tokens.get(id as usize).map_or("", |token| token.0.as_str());
+    let pairs = merges
+        .iter()
+        .map(|(left, right)| (text(*left), text(*right)));
+    let model = Bpe::new("merges", vocabulary, pairs, BpeOptions::default());
+    Ok(Model::Bpe(model?))
 }
 
 /// The words that a splitter finds by itself, when what comes after only spells them byte by byte.

@@ -1,0 +1,81 @@
+"""How a text is encoded: what is said with a call."""
+
+from typing import Literal, TypedDict
+
+from lmrs.errors import InputError
+
+__all__ = ["Options", "native_options"]
+
+Truncate = Literal["longest_first", "only_first", "only_second"]
+Side = Literal["left", "right"]
+
+
+class Options(TypedDict, total=False):
+    """How to encode; all of it is said with the call, and forgotten after it.
+
+    Attributes:
+        add_special_tokens: Whether to put the model's special tokens around the text. Yes if not said.
+        split_special_tokens: Whether special tokens written in the text are ordinary text; set it for text that users
+            write.
+        offsets: What offsets count: `characters` if not said, or `bytes` of UTF-8.
+        max_length: Most tokens to give, special ones included; the rest is cut off, and is in `Encoding.overflowing`.
+        truncate: Which text of a pair is cut: `longest_first` if not said.
+        side: The end that is cut off: `right` if not said.
+        stride: How many tokens each stretch of `overflowing` shares with the one before.
+        padding: `longest` fills all texts of a list up to the longest, a number up to so many tokens.
+        pad_to_multiple_of: The length after padding is rounded up to a multiple of this.
+        pad_side: The end that is filled up: `right` if not said.
+        pad_id: What it is filled with; the padding token's id if not said.
+        pad_type_id: The segment of the padding, 0 if not said.
+    """
+
+    add_special_tokens: bool
+    split_special_tokens: bool
+    offsets: Literal["characters", "bytes"]
+    max_length: int | None
+    truncate: Truncate
+    side: Side
+    stride: int
+    padding: Literal["longest"] | int | None
+    pad_to_multiple_of: int
+    pad_side: Side
+    pad_id: int
+    pad_type_id: int
+
+
+def native_options(given: Options, pad_id: int | None) -> dict[str, object]:
+    """Every option with its value, as the Rust side reads them; `pad_id` is that of the tokenizer.
+
+    Raises:
+        InputError: An option is unknown, or a number is out of its range.
+    """
+    if unknown := given.keys() - Options.__annotations__.keys():
+        raise InputError(f"unknown option {min(unknown)}, expected one of {', '.join(Options.__annotations__)}")
+    for name in ("max_length", "stride", "pad_to_multiple_of", "pad_id", "pad_type_id"):
+        if isinstance(value := given.get(name), int) and not 0 <= value < 1 << 32:
+            raise InputError(f"{name} is {value}, expected 0 to {(1 << 32) - 1}")
+    padding = given.get("padding")
+    fill = None
+    if padding is not None:
+        if padding != "longest" and (not isinstance(padding, int) or not 0 <= padding < 1 << 32):
+            raise InputError(f"padding is {padding!r}, expected 'longest' or a number of tokens")
+        pad_id = given.get("pad_id", pad_id)
+        if pad_id is None:
+            raise InputError("the tokenizer has no token for padding: give pad_id")
+        fill = {
+            "length": None if padding == "longest" else padding,
+            "multiple": given.get("pad_to_multiple_of", 1),
+            "side": given.get("pad_side", "right"),
+            "id": pad_id,
+            "type_id": given.get("pad_type_id", 0),
+        }
+    return {
+        "add_special_tokens": given.get("add_special_tokens", True),
+        "split_special_tokens": given.get("split_special_tokens", False),
+        "offsets": given.get("offsets", "characters"),
+        "max_length": given.get("max_length"),
+        "truncate": given.get("truncate", "longest_first"),
+        "side": given.get("side", "right"),
+        "stride": given.get("stride", 0),
+        "padding": fill,
+    }

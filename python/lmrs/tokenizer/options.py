@@ -43,12 +43,14 @@ class Options(TypedDict, total=False):
     pad_type_id: int
 
 
-def native_options(given: Options, pad_id: int | None) -> dict[str, object]:
-    """Every option with its value, as the Rust side reads them; `pad_id` is that of the tokenizer.
+def native_options(given: Options, pad_id: int | None) -> dict[str, object] | None:
+    """Every option with its value, as the Rust side reads them; None if nothing is said. `pad_id` is the tokenizer's.
 
     Raises:
         InputError: An option is unknown, or a number is out of its range.
     """
+    if not given:
+        return None
     if unknown := given.keys() - Options.__annotations__.keys():
         raise InputError(f"unknown option {min(unknown)}, expected one of {', '.join(Options.__annotations__)}")
     for name in ("max_length", "stride", "pad_to_multiple_of", "pad_id", "pad_type_id"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Unpack, overload
 
 from lmrs import _rs
-from lmrs._rs import DecodeStream, Encoding
+from lmrs._rs import DecodeStream, EncodeStream, Encoding
 from lmrs.errors import InputError, TokenizerError
 from lmrs.files import replace_file
 from lmrs.tokenizer.loading import read
@@ -132,6 +132,15 @@ class Tokenizer:
         """The ids of many texts in one array, as `encode` gives them."""
         ids, starts = self.native.encode_rows(list(texts), _pairs(pair), native_options(options, self.pad_id))
         return Rows(ids, starts)
+
+    def encode_stream(self, *, split_special_tokens: bool = False) -> EncodeStream:
+        """Encode text as it comes: `push(text)` gives the ids that are now certain, `finish()` the rest.
+
+        All together are the ids of the whole text without special tokens around it, wherever it was cut. Ids become
+        certain at spaces where the model is byte-level, BERT's, or one whose words begin at spaces; with others, such
+        as a SentencePiece `.model`, which judges the whole text, all come at the end.
+        """
+        return self.native.encode_stream(split_special_tokens)
 
     def count(self, text: str, **options: Unpack[Options]) -> int:
         """How many tokens `encode` gives. Special tokens around the text count if `add_special_tokens=True` says so."""

@@ -12,8 +12,11 @@ mod plan;
 mod program;
 mod tensor;
 mod tokenizer;
+mod tokenizer_chat;
+mod tokenizer_encoding;
 mod tokenizer_gguf;
 mod tokenizer_options;
+mod tokenizer_stream;
 mod tokenizer_train;
 mod weights;
 
@@ -43,7 +46,13 @@ mod _rs {
     #[pymodule_export]
     use crate::tensor::PyTensor;
     #[pymodule_export]
-    use crate::tokenizer::{PyChatTemplate, PyDecodeStream, PyEncoding, PyTokenizer};
+    use crate::tokenizer::PyTokenizer;
+    #[pymodule_export]
+    use crate::tokenizer_chat::PyChatTemplate;
+    #[pymodule_export]
+    use crate::tokenizer_encoding::PyEncoding;
+    #[pymodule_export]
+    use crate::tokenizer_stream::{PyDecodeStream, PyEncodeStream};
     #[pymodule_export]
     use crate::tokenizer_train::PyCorpus;
     #[pymodule_export]

@@ -1,46 +1,30 @@
-//! `Tokenizer`, `Encoding`, `DecodeStream` and `ChatTemplate`: one line a method.
+//! `Tokenizer`: one line a method.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use lmrs_tensor::{Checkpoint, Metadata};
-use lmrs_tokenizers::{BertVocab, ChatTemplate, DecodeStream, Encoding, Ends, Error, Tokenizer};
+use lmrs_tokenizers::{BertVocab, DecodeStream, EncodeStream, Ends, Error, Tokenizer};
 use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyString};
 
 use crate::error::{PyRes, bad_argument, detached};
+use crate::tokenizer_encoding::PyEncoding;
 use crate::tokenizer_gguf::{gguf_tokenizer, scalars};
-use crate::tokenizer_options::Options;
+use crate::tokenizer_options::{Options, read};
+use crate::tokenizer_stream::{PyDecodeStream, PyEncodeStream};
 
 /// A tokenizer; it never changes.
 #[pyclass(frozen, name = "Tokenizer", module = "lmrs._rs")]
 pub struct PyTokenizer(pub Arc<Tokenizer>);
 
-/// The tokens of a text.
-#[pyclass(frozen, name = "Encoding", module = "lmrs._rs")]
-pub struct PyEncoding {
-    encoding: Encoding,
-    tokenizer: Arc<Tokenizer>,
-}
-
-/// Ids to text as they come.
-#[pyclass(frozen, name = "DecodeStream", module = "lmrs._rs")]
-pub struct PyDecodeStream {
-    stream: Mutex<DecodeStream>,
-    tokenizer: Arc<Tokenizer>,
-}
-
 /// Ids, and where each text begins and the last one ends.
 type Rows<'py> = (Bound<'py, PyArray1<u32>>, Bound<'py, PyArray1<i64>>);
 
-/// A compiled chat template.
-#[pyclass(frozen, name = "ChatTemplate", module = "lmrs._rs")]
-pub struct PyChatTemplate(ChatTemplate);
-
 /// A Python string as UTF-8, which cannot have surrogates.
-fn utf8<'a>(text: &'a Bound<'_, PyString>) -> PyRes<&'a str> {
+pub fn utf8<'a>(text: &'a Bound<'_, PyString>) -> PyRes<&'a str> {
     let surrogate =
         |_| Error::Text("the text has a lone surrogate, which is no character".to_owned());
     Ok(text.to_str().map_err(surrogate)?)
@@ -50,7 +34,7 @@ pub fn all_utf8<'a>(texts: &'a [Bound<'_, PyString>]) -> PyRes<Vec<&'a str>> {
     texts.iter().map(utf8).collect()
 }
 
-fn ids(ids: &[i64]) -> PyRes<Vec<u32>> {
+pub fn ids(ids: &[i64]) -> PyRes<Vec<u32>> {
     let id = |(at, id): (usize, &i64)| {
         u32::try_from(*id).map_err(|_| bad_argument(&format!("ids[{at}]"), id, "0 to 4294967295"))
     };
@@ -157,10 +141,10 @@ impl PyTokenizer {
         py: Python<'_>,
         text: &Bound<'_, PyString>,
         pair: Option<&Bound<'_, PyString>>,
-        options: Options,
+        options: Option<Options>,
     ) -> PyRes<PyEncoding> {
         let (text, pair) = (utf8(text)?, pair.map(utf8).transpose()?);
-        let options = options.try_into()?;
+        let options = read(options)?;
         let encoding = detached(py, || self.0.encode(text, pair, &options))??;
         Ok(PyEncoding::new(encoding, &self.0))
     }
@@ -171,13 +155,13 @@ impl PyTokenizer {
         py: Python<'_>,
         texts: Vec<Bound<'_, PyString>>,
         pairs: Option<Vec<Bound<'_, PyString>>>,
-        options: Options,
+        options: Option<Options>,
     ) -> PyRes<Vec<PyEncoding>> {
         let (texts, pairs) = (
             all_utf8(&texts)?,
             pairs.as_deref().map(all_utf8).transpose()?,
         );
-        let options = options.try_into()?;
+        let options = read(options)?;
         let encodings = detached(py, || {
             self.0.encode_batch(&texts, pairs.as_deref(), &options)
         })??;
@@ -194,21 +178,26 @@ impl PyTokenizer {
         py: Python<'py>,
         texts: Vec<Bound<'py, PyString>>,
         pairs: Option<Vec<Bound<'py, PyString>>>,
-        options: Options,
+        options: Option<Options>,
     ) -> PyRes<Rows<'py>> {
         let (texts, pairs) = (
             all_utf8(&texts)?,
             pairs.as_deref().map(all_utf8).transpose()?,
         );
-        let options = options.try_into()?;
+        let options = read(options)?;
         let (ids, starts) = detached(py, || {
             self.0.encode_rows(&texts, pairs.as_deref(), &options)
         })??;
         Ok((ids.into_pyarray(py), starts.into_pyarray(py)))
     }
 
-    fn count(&self, py: Python<'_>, text: &Bound<'_, PyString>, options: Options) -> PyRes<usize> {
-        let (text, options) = (utf8(text)?, options.try_into()?);
+    fn count(
+        &self,
+        py: Python<'_>,
+        text: &Bound<'_, PyString>,
+        options: Option<Options>,
+    ) -> PyRes<usize> {
+        let (text, options) = (utf8(text)?, read(options)?);
         Ok(detached(py, || self.0.count(text, &options))??)
     }
 
@@ -218,9 +207,9 @@ impl PyTokenizer {
         py: Python<'_>,
         text: &Bound<'_, PyString>,
         count: usize,
-        options: Options,
+        options: Option<Options>,
     ) -> PyRes<String> {
-        let (text, options) = (utf8(text)?, options.try_into()?);
+        let (text, options) = (utf8(text)?, read(options)?);
         Ok(detached(py, || {
             self.0.truncate_to(text, count, &options).map(str::to_owned)
         })??)
@@ -253,6 +242,13 @@ impl PyTokenizer {
         })
     }
 
+    fn encode_stream(&self, split_special_tokens: bool) -> PyEncodeStream {
+        PyEncodeStream {
+            stream: Mutex::new(EncodeStream::new(split_special_tokens)),
+            tokenizer: Arc::clone(&self.0),
+        }
+    }
+
     fn id_to_token(&self, id: u32) -> Option<&str> {
         self.0.id_to_token(id)
     }
@@ -278,139 +274,5 @@ impl PyTokenizer {
 
     fn __len__(&self) -> usize {
         self.0.vocab_size()
-    }
-}
-
-impl PyEncoding {
-    fn new(encoding: Encoding, tokenizer: &Arc<Tokenizer>) -> Self {
-        Self {
-            encoding,
-            tokenizer: Arc::clone(tokenizer),
-        }
-    }
-}
-
-#[pymethods]
-impl PyEncoding {
-    /// Token ids.
-    #[getter]
-    fn ids(&self) -> &[u32] {
-        &self.encoding.ids
-    }
-
-    /// The characters each token stands for, `(start, end)`.
-    #[getter]
-    fn offsets(&self) -> Vec<(u32, u32)> {
-        self.encoding.offsets.clone()
-    }
-
-    /// The text of each token, as the model knows it.
-    #[getter]
-    fn tokens(&self) -> Vec<&str> {
-        self.tokenizer.tokens(&self.encoding)
-    }
-
-    /// The segment of each token.
-    #[getter]
-    fn type_ids(&self) -> &[u32] {
-        &self.encoding.type_ids
-    }
-
-    /// 1 for each token, 0 for padding.
-    #[getter]
-    fn attention_mask(&self) -> Vec<u32> {
-        self.encoding.attention_mask()
-    }
-
-    /// Which text each token is of, 0 or 1; None for tokens that are of none.
-    #[getter]
-    fn sequence_ids(&self) -> Vec<Option<u32>> {
-        self.encoding.sequence_ids()
-    }
-
-    /// What truncation cut off, in stretches as long as this.
-    #[getter]
-    fn overflowing(&self) -> Vec<Self> {
-        let parts = self.encoding.overflowing.iter();
-        parts
-            .map(|part| Self::new(part.clone(), &self.tokenizer))
-            .collect()
-    }
-
-    /// 1 for each token added around the text, and for padding.
-    #[getter]
-    fn special_tokens_mask(&self) -> Vec<u32> {
-        self.encoding
-            .special_tokens_mask
-            .iter()
-            .map(|&mask| u32::from(mask))
-            .collect()
-    }
-
-    /// The word of its text that each token belongs to; None for tokens added around the text.
-    #[getter]
-    fn word_ids(&self) -> Vec<Option<u32>> {
-        self.encoding.word_ids.clone()
-    }
-
-    fn __len__(&self) -> usize {
-        self.encoding.len()
-    }
-
-    fn __repr__(&self) -> String {
-        format!("Encoding({} tokens)", self.encoding.len())
-    }
-}
-
-#[pymethods]
-impl PyDecodeStream {
-    /// Takes the next id; returns the text that is now certain.
-    fn push(&self, id: i64) -> PyRes<String> {
-        let id = ids(&[id])?;
-        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(id
-            .into_iter()
-            .filter_map(|id| stream.push(&self.tokenizer, id))
-            .collect())
-    }
-
-    /// Returns what is left.
-    fn finish(&self) -> String {
-        let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
-        stream.finish(&self.tokenizer).unwrap_or_default()
-    }
-}
-
-#[pymethods]
-impl PyChatTemplate {
-    #[new]
-    fn new(source: &Bound<'_, PyString>) -> PyRes<Self> {
-        let clock = |format: &str| {
-            Python::attach(|py| {
-                let now = py
-                    .import("datetime")?
-                    .getattr("datetime")?
-                    .call_method0("now")?;
-                now.call_method1("strftime", (format,))?.extract::<String>()
-            })
-            .unwrap_or_default()
-        };
-        Ok(Self(ChatTemplate::new(utf8(source)?, Arc::new(clock))?))
-    }
-
-    /// The text, and the characters that generation blocks wrote.
-    fn render_with_generations(
-        &self,
-        py: Python<'_>,
-        variables: &Bound<'_, PyString>,
-    ) -> PyRes<(String, Vec<(usize, usize)>)> {
-        let variables = utf8(variables)?;
-        Ok(detached(py, || self.0.render_with_generations(variables))??)
-    }
-
-    /// Renders with a JSON object of variables.
-    fn render(&self, py: Python<'_>, variables: &Bound<'_, PyString>) -> PyRes<String> {
-        let variables = utf8(variables)?;
-        Ok(detached(py, || self.0.render(variables))??)
     }
 }

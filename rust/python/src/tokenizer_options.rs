@@ -30,6 +30,11 @@ pub struct Fill {
     type_id: u32,
 }
 
+/// The options of a call; those of the field if nothing is said.
+pub fn read(options: Option<Options>) -> PyRes<EncodeOptions> {
+    options.map_or_else(|| Ok(EncodeOptions::default()), TryInto::try_into)
+}
+
 fn side(name: &str, value: &str) -> PyRes<Side> {
     match value {
         "right" => Ok(Side::Right),

@@ -172,6 +172,11 @@ impl AddedTokens {
             .map(|(id, entry)| (*id, entry.token.content.as_str()))
     }
 
+    /// Whether some are looked for in normalised text.
+    pub(crate) fn are_normalized(&self) -> bool {
+        self.normalized.is_some()
+    }
+
     /// Cuts out the added tokens of a text that is not normalised; `None` if some are looked for in normalised text.
     pub(crate) fn extract_raw(&self, input: &str, ignore_special: bool) -> Option<Vec<Span>> {
         if self.normalized.is_some() {

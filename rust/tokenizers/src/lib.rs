@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 mod added;
+mod append;
 mod byte_level;
 mod chat;
 mod decode;
@@ -21,7 +22,9 @@ mod load;
 mod model;
 mod normalize;
 mod output;
+mod parallel;
 mod pattern;
+mod plain;
 mod post;
 mod split;
 mod stream;
@@ -32,6 +35,7 @@ mod train;
 mod vocabulary;
 mod work;
 
+pub use append::EncodeStream;
 pub use chat::{ChatTemplate, Clock};
 pub use encoding::{Encoding, Padding, Side, Strategy, Truncation};
 pub use error::{Error, Result};

@@ -5,7 +5,13 @@
 //! the pipeline, or its tokens are in the cache.
 
 use crate::{
-    model::Model, normalize::Normalizer, pattern::Pattern, split::Splitter, vocabulary::Vocabulary,
+    model::Model,
+    normalize::Normalizer,
+    pattern::Pattern,
+    plain::Plain,
+    split::Splitter,
+    text::{Aligned, Span, Text},
+    vocabulary::Vocabulary,
 };
 
 /// Where the input of a tokenizer can be cut.
@@ -13,11 +19,100 @@ use crate::{
 pub(crate) enum Stretches {
     /// BERT: at white space, and around punctuation, in ASCII; elsewhere only at white space.
     Bert,
-    /// Before a single space between visible ASCII characters.
+    /// Before a single space between visible ASCII characters, or letters as well.
     Spaces {
+        letters: bool,
         /// The stretches of a text are one word.
         one_word: bool,
     },
+}
+
+/// Letters that neither compose with a space nor become one, whatever comes before and after: no marks, no compatibility
+/// forms that are written with a space.
+const LETTERS: [(char, char); 16] = [
+    ('À', 'Ö'),
+    ('Ø', 'ö'),
+    ('ø', 'ʯ'),
+    ('Ά', 'Ά'),
+    ('Έ', 'ϼ'),
+    ('Ѐ', 'ҁ'),
+    ('Ҋ', 'ԯ'),
+    ('Ա', 'Ֆ'),
+    ('ա', 'և'),
+    ('א', 'ת'),
+    ('ء', 'غ'),
+    ('ف', 'ي'),
+    ('ٱ', 'ۓ'),
+    ('ა', 'ჺ'),
+    ('Ḁ', 'ỹ'),
+    ('가', '힣'),
+];
+
+/// Whether a space beside `c` stays what it is.
+fn is_firm(c: char, letters: bool) -> bool {
+    if c.is_ascii() {
+        return is_visible(c as u8);
+    }
+    let within = |(first, last): &(char, char)| (*first..=*last).contains(&c);
+    letters && LETTERS.iter().any(within)
+}
+
+/// Where the input of a tokenizer can be cut, and what becomes of the simplest pieces.
+pub(crate) struct Cutting {
+    pub(crate) at: Stretches,
+    /// The space that a stretch begins with has no part in its tokens.
+    pub(crate) drops_space: bool,
+    pub(crate) plain: Option<Plain>,
+}
+
+impl Cutting {
+    /// `None` if the input cannot be cut before it is normalised.
+    pub(crate) fn of(
+        normalizer: Option<&Normalizer>,
+        splitter: Option<&Splitter>,
+        model: &Model,
+    ) -> Option<Self> {
+        let at = Stretches::of(normalizer, splitter, model)?;
+        let plain = Plain::of(at, normalizer, splitter);
+        let drops_space =
+            at != Stretches::Bert && plain.as_ref().is_some_and(|plain| !plain.has_space);
+        Some(Self {
+            at,
+            drops_space,
+            plain,
+        })
+    }
+}
+
+/// Normalises and cuts `start..end` of the input.
+pub(crate) fn prepare<'t>(
+    normalizer: Option<&Normalizer>,
+    splitter: Option<&Splitter>,
+    input: &'t str,
+    (start, end): (usize, usize),
+    goes_on: bool,
+) -> Text<'t> {
+    let mut aligned = Aligned::new(input.get(start..end).unwrap_or(""), start);
+    match normalizer {
+        Some(normalizer) if goes_on => normalizer.go_on(&mut aligned),
+        Some(normalizer) => normalizer.apply(&mut aligned),
+        None => {}
+    }
+    let whole = Span {
+        start: 0,
+        end: aligned.as_str().len(),
+        token: None,
+    };
+    let spans = if whole.end > 0 {
+        vec![whole]
+    } else {
+        Vec::new()
+    };
+    let mut text = Text { aligned, spans };
+    if let Some(splitter) = splitter {
+        splitter.apply(&mut text);
+    }
+    text
 }
 
 /// A token of a stretch.
@@ -33,7 +128,7 @@ pub(crate) struct Piece {
     pub(crate) literal: Option<String>,
 }
 
-fn is_visible(byte: u8) -> bool {
+pub(crate) fn is_visible(byte: u8) -> bool {
     (0x21..0x7f).contains(&byte)
 }
 
@@ -42,12 +137,12 @@ fn is_blank(byte: u8) -> bool {
 }
 
 impl Stretches {
-    /// `None` if the input cannot be cut before it is normalised.
-    pub(crate) fn of(
+    fn of(
         normalizer: Option<&Normalizer>,
         splitter: Option<&Splitter>,
         model: &Model,
     ) -> Option<Self> {
+        let letters = normalizer.is_none_or(keeps_letters);
         match (normalizer, splitter, model) {
             (Some(Normalizer::Bert(_)), Some(Splitter::Bert), Model::WordPiece(_)) => {
                 Some(Self::Bert)
@@ -55,17 +150,28 @@ impl Stretches {
             (_, Some(splitter), Model::Unigram(_) | Model::Bpe(_))
                 if normalizer.is_none_or(stops_at_spaces) && cuts_at_spaces(splitter) =>
             {
-                Some(Self::Spaces { one_word: false })
+                Some(Self::Spaces {
+                    letters,
+                    one_word: false,
+                })
             }
             (Some(normalizer), None, Model::Bpe(bpe))
                 if stops_at_spaces(normalizer)
                     && bpe.takes_parts()
-                    && begins_tokens(mark(normalizer)?, model.vocabulary()) =>
+                    && begins_tokens(mark(normalizer)?, model.vocabulary(), false) =>
             {
-                Some(Self::Spaces { one_word: true })
+                let letters = letters && begins_tokens(mark(normalizer)?, model.vocabulary(), true);
+                Some(Self::Spaces {
+                    letters,
+                    one_word: true,
+                })
             }
             _ => None,
         }
+    }
+
+    pub(crate) fn is_one_word(self) -> bool {
+        matches!(self, Self::Spaces { one_word: true, .. })
     }
 
     /// Calls `found` with the bytes of every stretch, in order; what lies between them has no tokens.
@@ -73,9 +179,39 @@ impl Stretches {
     pub(crate) fn each(self, text: &str, found: impl FnMut(usize, usize)) {
         match self {
             Self::Bert => bert(text.as_bytes(), found),
-            Self::Spaces { .. } => spaces(text.as_bytes(), found),
+            Self::Spaces { letters, .. } => spaces(text, letters, found),
         }
     }
+
+    /// Whether the text can be cut at a space, whatever comes before and after what there is of it.
+    pub(crate) fn can_cut(self, text: &str, space: usize) -> bool {
+        let before = text.get(..space).and_then(|text| text.chars().next_back());
+        match self {
+            Self::Bert => before.is_some_and(|c| c.is_alphanumeric() || c.is_ascii_graphic()),
+            Self::Spaces { letters, .. } => is_single(text, space, letters),
+        }
+    }
+}
+
+/// Whether a space has firm characters on both sides.
+#[inline(always)]
+fn is_single(text: &str, space: usize, letters: bool) -> bool {
+    let bytes = text.as_bytes();
+    let (Some(&before), Some(&after)) = (
+        space.checked_sub(1).and_then(|at| bytes.get(at)),
+        bytes.get(space + 1),
+    ) else {
+        return false;
+    };
+    if before.is_ascii() && after.is_ascii() {
+        return is_visible(before) && is_visible(after);
+    }
+    let (before, after) = text.split_at_checked(space).unwrap_or_default();
+    let (before, after) = (before.chars().next_back(), after.chars().nth(1));
+    letters
+        && [before, after]
+            .into_iter()
+            .all(|c| c.is_some_and(|c| is_firm(c, letters)))
 }
 
 #[inline(always)]
@@ -105,15 +241,13 @@ fn bert(text: &[u8], mut found: impl FnMut(usize, usize)) {
 }
 
 #[inline(always)]
-fn spaces(text: &[u8], mut found: impl FnMut(usize, usize)) {
+fn spaces(text: &str, letters: bool, mut found: impl FnMut(usize, usize)) {
     let mut start = 0;
-    let mut before = false;
-    for (at, &byte) in text.iter().enumerate() {
-        if byte == b' ' && before && text.get(at + 1).copied().is_some_and(is_visible) {
+    for (at, &byte) in text.as_bytes().iter().enumerate() {
+        if byte == b' ' && is_single(text, at, letters) {
             found(start, at);
             start = at;
         }
-        before = is_visible(byte);
     }
     if start < text.len() {
         found(start, text.len());
@@ -125,18 +259,33 @@ fn stops_at_spaces(normalizer: &Normalizer) -> bool {
     match normalizer {
         Normalizer::Form(_)
         | Normalizer::Lowercase
+        | Normalizer::Nmt
         | Normalizer::StripAccents
         // Only ever done to the first stretch.
         | Normalizer::Prepend(_)
         | Normalizer::Strip { left: false, .. } => true,
-        Normalizer::Replace { pattern, .. } => match pattern {
-            Pattern::Literal(literal) => literal == " " || !literal.contains(' '),
+        Normalizer::Replace { pattern, content } => match pattern {
+            Pattern::Literal(literal) => {
+                literal == " " || !literal.contains(' ') && !content.trim().is_empty()
+            }
             Pattern::Run(_, least) => *least > 1,
             _ => false,
         },
         Normalizer::Charsmap(map) => (' '..='~').all(|c| map.keeps(c)),
         Normalizer::Sequence(steps) => steps.iter().all(stops_at_spaces),
         _ => false,
+    }
+}
+
+/// Whether the normaliser leaves letters what they are beside a space. Asked of one that `stops_at_spaces`.
+fn keeps_letters(normalizer: &Normalizer) -> bool {
+    match normalizer {
+        Normalizer::Charsmap(map) => {
+            let mut letters = LETTERS.iter().flat_map(|(first, last)| *first..=*last);
+            letters.all(|c| map.writes_no_space(c))
+        }
+        Normalizer::Sequence(steps) => steps.iter().all(keeps_letters),
+        _ => true,
     }
 }
 
@@ -166,14 +315,43 @@ fn mark(normalizer: &Normalizer) -> Option<&str> {
     }
 }
 
-/// Whether the mark is a token and no token has it behind a visible ASCII character: then nothing merges across.
-fn begins_tokens(mark: &str, vocabulary: &Vocabulary) -> bool {
+/// Whether the mark is a token and no token has it behind a firm character: then nothing merges across.
+fn begins_tokens(mark: &str, vocabulary: &Vocabulary, letters: bool) -> bool {
     let begins = |token: &str| {
         let mut places = token.match_indices(mark);
         places.all(|(at, _)| {
-            let before = at.checked_sub(1).and_then(|at| token.as_bytes().get(at));
-            !before.copied().is_some_and(is_visible)
+            let before = token.get(..at).and_then(|token| token.chars().next_back());
+            !before.is_some_and(|c| is_firm(c, letters))
         })
     };
     vocabulary.id(mark).is_some() && vocabulary.iter().all(|(_, token)| begins(token))
+}
+
+#[cfg(test)]
+mod tests {
+    use unicode_normalization_alignments::{
+        UnicodeNormalization,
+        char::{canonical_combining_class, is_combining_mark},
+    };
+    use unicode_segmentation::UnicodeSegmentation;
+
+    use super::*;
+
+    #[test]
+    fn a_space_beside_a_firm_letter_stays_what_it_is() {
+        for c in LETTERS.iter().flat_map(|(first, last)| *first..=*last) {
+            let around = format!("a {c} a");
+            assert_eq!(around.graphemes(true).count(), 5, "{c:?}");
+            let written: Vec<char> = c.to_string().nfkd().map(|(c, _)| c).collect();
+            assert!(!written.iter().any(|c| c.is_whitespace()), "{c:?}");
+            let first = written.first().copied().unwrap_or(' ');
+            assert_eq!(canonical_combining_class(first), 0, "{c:?}");
+            assert!(!is_combining_mark(c) && !is_combining_mark(first), "{c:?}");
+            let composed: String = around.nfkc().map(|(c, _)| c).collect();
+            assert!(
+                composed.starts_with("a ") && composed.ends_with(" a"),
+                "{c:?}"
+            );
+        }
+    }
 }

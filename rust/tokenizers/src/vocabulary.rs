@@ -15,12 +15,12 @@ pub(crate) struct Vocabulary {
     spans: Vec<Option<(u32, u32)>>,
     index: HashTable<u32>,
     hasher: DefaultHashBuilder,
-    longest: usize,
+    unique: bool,
 }
 
 impl Vocabulary {
     /// Tokens with explicit ids, as a JSON object has them. Each id may be given once.
-    pub(crate) fn from_pairs(place: &str, pairs: &[(String, u32)]) -> Result<Self> {
+    pub(crate) fn from_pairs(place: &str, pairs: &[(impl AsRef<str>, u32)]) -> Result<Self> {
         // Ids index vectors here and rows of the embedding elsewhere: a far-off id is a broken file, not a big one.
         let limit = pairs.len().saturating_mul(2).saturating_add(65_536);
         let rows = pairs
@@ -30,7 +30,7 @@ impl Vocabulary {
             .unwrap_or(0);
         if rows > limit {
             let culprit = pairs.iter().find(|(_, id)| *id as usize >= limit);
-            let token = culprit.map_or("", |(token, _)| token);
+            let token = culprit.map_or("", |(token, _)| token.as_ref());
             return Err(Error::invalid(
                 place,
                 format!(
@@ -40,8 +40,12 @@ impl Vocabulary {
                 ),
             ));
         }
-        let mut vocabulary = Self::empty(pairs.iter().map(|(token, _)| token.len()).sum(), rows);
+        let mut vocabulary = Self::empty(
+            pairs.iter().map(|(token, _)| token.as_ref().len()).sum(),
+            rows,
+        );
         for (token, id) in pairs {
+            let token = token.as_ref();
             let span = vocabulary.append(place, token)?;
             match vocabulary.spans.get_mut(*id as usize) {
                 Some(slot @ None) => *slot = Some(span),
@@ -74,7 +78,7 @@ impl Vocabulary {
         for (id, token) in tokens.enumerate() {
             let span = vocabulary.append(place, token)?;
             vocabulary.spans.push(Some(span));
-            vocabulary.insert(token, id as u32);
+            vocabulary.unique &= vocabulary.insert(token, id as u32).is_none();
         }
         Ok(vocabulary)
     }
@@ -85,14 +89,13 @@ impl Vocabulary {
             spans: vec![None; rows],
             index: HashTable::with_capacity(rows),
             hasher: DefaultHashBuilder::default(),
-            longest: 0,
+            unique: true,
         }
     }
 
     fn append(&mut self, place: &str, token: &str) -> Result<(u32, u32)> {
         let start = self.text.len();
         self.text.push_str(token);
-        self.longest = self.longest.max(token.len());
         match (u32::try_from(start), u32::try_from(self.text.len())) {
             (Ok(start), Ok(end)) => Ok((start, end)),
             _ => Err(Error::invalid(
@@ -144,9 +147,9 @@ impl Vocabulary {
         self.index.len()
     }
 
-    /// The bytes of the longest token.
-    pub(crate) fn longest(&self) -> usize {
-        self.longest
+    /// Whether every token has one id.
+    pub(crate) fn is_unique(&self) -> bool {
+        self.unique
     }
 
     /// Ids and tokens, by id.

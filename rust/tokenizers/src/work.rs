@@ -5,8 +5,8 @@ use crate::{
     model::{Cache, Key, Model, Scratch, Token},
     output::Output,
     split::{Splitter, Words},
-    stretch::{Piece, Stretches},
-    text::{Aligned, Span, Text},
+    stretch::{Cutting, Piece, Stretches, prepare},
+    text::{Span, Text},
     tokenizer::Tokenizer,
 };
 
@@ -25,15 +25,17 @@ impl Tokenizer {
                 input.len()
             )));
         }
-        let known = self.how_to_cut();
-        Ok(known.and_then(|_| self.tokens.added.extract_raw(input, ignore_special)))
+        Ok(self
+            .cutting()
+            .and_then(|_| self.tokens.added.extract_raw(input, ignore_special)))
     }
 
-    fn how_to_cut(&self) -> Option<Stretches> {
-        *self.caches.stretches.get_or_init(|| {
+    pub(crate) fn cutting(&self) -> Option<&Cutting> {
+        let known = self.caches.cutting.get_or_init(|| {
             let (normalizer, splitter) = (self.normalizer.as_ref(), self.splitter.as_ref());
-            Stretches::of(normalizer, splitter, &self.tokens.model)
-        })
+            Cutting::of(normalizer, splitter, &self.tokens.model)
+        });
+        known.as_ref()
     }
 
     /// Encodes what `stretches` gave.
@@ -43,17 +45,18 @@ impl Tokenizer {
         spans: &[Span],
         output: &mut impl Output,
     ) -> Result<()> {
-        let Some(stretches) = self.how_to_cut() else {
+        let Some(cutting) = self.cutting() else {
             return Ok(());
         };
         self.caches.with(|cache| {
             let mut work = StretchWork {
                 tokenizer: self,
-                stretches,
+                cutting,
                 input,
                 cache,
                 output,
                 scratch: Scratch::default(),
+                word: String::new(),
                 outcome: Ok(()),
             };
             for span in spans {
@@ -61,7 +64,7 @@ impl Tokenizer {
                     self.added_token(input, span, work.output);
                 } else {
                     let text = input.get(span.start..span.end).unwrap_or("");
-                    stretches.each(text, |start, end| {
+                    cutting.at.each(text, |start, end| {
                         work.stretch(span.start, span.start + start, span.start + end);
                     });
                 }
@@ -200,25 +203,30 @@ impl<O: Output> WordWork<'_, O> {
 /// What is needed to encode the stretches of a text.
 struct StretchWork<'a, O> {
     tokenizer: &'a Tokenizer,
-    stretches: Stretches,
+    cutting: &'a Cutting,
     input: &'a str,
     cache: &'a mut Cache,
     output: &'a mut O,
     scratch: Scratch,
+    /// The word of a plain stretch.
+    word: String,
     outcome: Result<()>,
 }
 
 impl<O: Output> StretchWork<'_, O> {
     /// Encodes `start..end` of the text that begins at `first`.
     #[inline(always)]
-    fn stretch(&mut self, first: usize, start: usize, end: usize) {
+    fn stretch(&mut self, first: usize, mut start: usize, end: usize) {
+        if start > first && self.cutting.drops_space {
+            start += 1;
+        }
         // The beginning of a text may be marked, so only what follows is the same everywhere.
-        let anywhere = self.stretches == Stretches::Bert || start > first;
+        let anywhere = self.cutting.at == Stretches::Bert || start > first;
         let key = Key::of(self.input.as_bytes(), start, end).filter(|_| anywhere);
         if let Some(key) = key
             && let Some(entry) = self.cache.short(key)
         {
-            let one_word = self.stretches == Stretches::Spaces { one_word: true };
+            let one_word = self.cutting.at.is_one_word();
             return self.output.short(start, entry, u32::from(!one_word));
         }
         self.long_stretch(first, start, end, key);
@@ -232,34 +240,42 @@ impl<O: Output> StretchWork<'_, O> {
             return self.output.long(start, entry);
         }
         let goes_on = start > first;
-        let one_word = self.stretches == Stretches::Spaces { one_word: true };
+        let one_word = self.cutting.at.is_one_word();
         let mut pieces = Vec::new();
         let mut begins = 0;
-        let text = prepare(self.tokenizer, self.input, (start, end), goes_on);
-        for span in &text.spans {
-            begins += u32::from(!(one_word && goes_on));
-            let word = text.str(span);
-            let model = &self.tokenizer.tokens.model;
-            if let Err(error) = model.tokenize(word, &mut self.scratch) {
+        let model = &self.tokenizer.tokens.model;
+        let text = self.input.get(start..end).unwrap_or("");
+        let plain = self.cutting.plain.as_ref().filter(|_| key.is_some());
+        if let Some(plain) = plain.filter(|plain| plain.word(text, &mut self.word)) {
+            begins = u32::from(!one_word);
+            if let Err(error) = model.tokenize(&self.word, &mut self.scratch) {
                 self.outcome = Err(error);
                 return;
             }
-            for token in &self.scratch.tokens {
-                let range = (span.start + token.start, span.start + token.end);
-                let origin = text.aligned.origin_of(range.0, range.1);
-                let (from, to) = origin.map_or(range, |(from, to)| {
-                    (from as usize - start, to as usize - start)
-                });
-                let literal = token
-                    .literal
-                    .then(|| word.get(token.start..token.end).unwrap_or("").to_owned());
-                pieces.push(Piece {
-                    id: token.id,
-                    start: from,
-                    end: to,
-                    begins: std::mem::take(&mut begins),
-                    literal,
-                });
+            pieces.extend(pieces_of(
+                &self.scratch,
+                &self.word,
+                &mut begins,
+                |from, to| plain.origin(from, to),
+            ));
+        } else {
+            let (normalizer, splitter) = (&self.tokenizer.normalizer, &self.tokenizer.splitter);
+            let (normalizer, splitter) = (normalizer.as_ref(), splitter.as_ref());
+            let text = prepare(normalizer, splitter, self.input, (start, end), goes_on);
+            for span in &text.spans {
+                begins += u32::from(!(one_word && goes_on));
+                let word = text.str(span);
+                if let Err(error) = model.tokenize(word, &mut self.scratch) {
+                    self.outcome = Err(error);
+                    return;
+                }
+                pieces.extend(pieces_of(&self.scratch, word, &mut begins, |from, to| {
+                    let (from, to) = (span.start + from, span.start + to);
+                    let origin = text.aligned.origin_of(from, to);
+                    origin.map_or((from, to), |(from, to)| {
+                        (from as usize - start, to as usize - start)
+                    })
+                }));
             }
         }
         if let Some(key) = key.filter(|_| begins == 0) {
@@ -269,32 +285,22 @@ impl<O: Output> StretchWork<'_, O> {
     }
 }
 
-/// Normalises and cuts `start..end` of the input.
-fn prepare<'t>(
-    tokenizer: &Tokenizer,
-    input: &'t str,
-    (start, end): (usize, usize),
-    goes_on: bool,
-) -> Text<'t> {
-    let mut aligned = Aligned::new(input.get(start..end).unwrap_or(""), start);
-    match &tokenizer.normalizer {
-        Some(normalizer) if goes_on => normalizer.go_on(&mut aligned),
-        Some(normalizer) => normalizer.apply(&mut aligned),
-        None => {}
-    }
-    let whole = Span {
-        start: 0,
-        end: aligned.as_str().len(),
-        token: None,
-    };
-    let spans = if whole.end > 0 {
-        vec![whole]
-    } else {
-        Vec::new()
-    };
-    let mut text = Text { aligned, spans };
-    if let Some(splitter) = &tokenizer.splitter {
-        splitter.apply(&mut text);
-    }
-    text
+/// The tokens of a word; `origin` says which bytes of the stretch bytes of the word stand for.
+fn pieces_of(
+    scratch: &Scratch,
+    word: &str,
+    begins: &mut u32,
+    origin: impl Fn(usize, usize) -> (usize, usize),
+) -> impl Iterator<Item = Piece> {
+    scratch.tokens.iter().map(move |token| {
+        let (start, end) = origin(token.start, token.end);
+        let text = || word.get(token.start..token.end).unwrap_or("").to_owned();
+        Piece {
+            id: token.id,
+            start,
+            end,
+            begins: std::mem::take(begins),
+            literal: token.literal.then(text),
+        }
+    })
 }

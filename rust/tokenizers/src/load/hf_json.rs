@@ -12,7 +12,7 @@ use crate::{
 
 /// `truncation` and `padding` are not read: they are options of a call, not of a tokenizer.
 #[derive(Deserialize)]
-struct File {
+struct File<'a> {
     version: Option<String>,
     #[serde(default)]
     added_tokens: Vec<AddedJson>,
@@ -20,7 +20,8 @@ struct File {
     pre_tokenizer: Option<Value>,
     post_processor: Option<Value>,
     decoder: Option<Value>,
-    model: ModelJson,
+    #[serde(borrow)]
+    model: ModelJson<'a>,
 }
 
 #[derive(Deserialize)]

@@ -8,6 +8,7 @@ mod hf_json;
 mod model_json;
 mod protobuf;
 mod sentencepiece;
+mod sentencepiece_file;
 mod tiktoken;
 mod vocab;
 mod write;

@@ -1,10 +1,10 @@
 //! The model of a `tokenizer.json`: its large tables are read without a tree of values.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use serde::{
     Deserialize, Deserializer,
-    de::{MapAccess, SeqAccess, Visitor},
+    de::{self, MapAccess, SeqAccess, Visitor},
 };
 
 use crate::{
@@ -15,11 +15,13 @@ use crate::{
 
 /// All fields that any kind of model has.
 #[derive(Deserialize)]
-pub(super) struct ModelJson {
+pub(super) struct ModelJson<'a> {
     #[serde(rename = "type")]
     kind: Option<String>,
-    vocab: Tokens,
-    merges: Option<Merges>,
+    #[serde(borrow)]
+    vocab: Tokens<'a>,
+    #[serde(borrow)]
+    merges: Option<Merges<'a>>,
     unk_token: Option<String>,
     unk_id: Option<usize>,
     continuing_subword_prefix: Option<String>,
@@ -35,15 +37,15 @@ pub(super) struct ModelJson {
 }
 
 /// Tokens with ids, or with scores by position.
-enum Tokens {
-    Ids(Vec<(String, u32)>),
-    Scores(Vec<(String, f64)>),
+enum Tokens<'a> {
+    Ids(Vec<(Text<'a>, u32)>),
+    Scores(Vec<(Text<'a>, f64)>),
 }
 
 /// Pairs of tokens, written `"a b"` or `["a", "b"]`.
-struct Merges(Vec<(String, String)>);
+struct Merges<'a>(Vec<(Text<'a>, Text<'a>)>);
 
-impl ModelJson {
+impl ModelJson<'_> {
     pub(super) fn build(self) -> Result<Model> {
         let kind = match (&self.kind, &self.vocab) {
             (Some(kind), _) => kind.as_str(),
@@ -77,7 +79,7 @@ impl ModelJson {
         let merges = self.merges.ok_or_else(|| missing("merges"))?.0;
         let merges = merges
             .iter()
-            .map(|(left, right)| (left.as_str(), right.as_str()));
+            .map(|(left, right)| (left.as_ref(), right.as_ref()));
         let options = BpeOptions {
             unknown: self.unk_token,
             prefix: self.continuing_subword_prefix.unwrap_or_default(),
@@ -127,7 +129,7 @@ fn missing(name: &str) -> Error {
     Error::invalid("model", format!("the field `{name}` is missing"))
 }
 
-fn ids(tokens: Tokens) -> Result<Vocabulary> {
+fn ids(tokens: Tokens<'_>) -> Result<Vocabulary> {
     match tokens {
         Tokens::Ids(pairs) => Vocabulary::from_pairs("model.vocab", &pairs),
         Tokens::Scores(_) => Err(Error::invalid(
@@ -137,11 +139,42 @@ fn ids(tokens: Tokens) -> Result<Vocabulary> {
     }
 }
 
-impl<'de> Deserialize<'de> for Tokens {
+/// A string that is copied only if it has escapes.
+struct Text<'a>(Cow<'a, str>);
+
+impl AsRef<str> for Text<'_> {
+    fn as_ref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Text<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Read;
+        impl<'de> Visitor<'de> for Read {
+            type Value = Text<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("a string")
+            }
+
+            fn visit_borrowed_str<E>(self, text: &'de str) -> std::result::Result<Text<'de>, E> {
+                Ok(Text(Cow::Borrowed(text)))
+            }
+
+            fn visit_str<E>(self, text: &str) -> std::result::Result<Text<'de>, E> {
+                Ok(Text(Cow::Owned(text.to_owned())))
+            }
+        }
+        deserializer.deserialize_str(Read)
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Tokens<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         struct Table;
         impl<'de> Visitor<'de> for Table {
-            type Value = Tokens;
+            type Value = Tokens<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
                 f.write_str("tokens with ids, or a list of tokens and scores")
@@ -150,7 +183,7 @@ impl<'de> Deserialize<'de> for Tokens {
             fn visit_map<A: MapAccess<'de>>(
                 self,
                 mut map: A,
-            ) -> std::result::Result<Tokens, A::Error> {
+            ) -> std::result::Result<Tokens<'de>, A::Error> {
                 let mut pairs = Vec::new();
                 while let Some(pair) = map.next_entry()? {
                     pairs.push(pair);
@@ -161,7 +194,7 @@ impl<'de> Deserialize<'de> for Tokens {
             fn visit_seq<A: SeqAccess<'de>>(
                 self,
                 mut seq: A,
-            ) -> std::result::Result<Tokens, A::Error> {
+            ) -> std::result::Result<Tokens<'de>, A::Error> {
                 let mut pairs = Vec::new();
                 while let Some(pair) = seq.next_element()? {
                     pairs.push(pair);
@@ -173,34 +206,67 @@ impl<'de> Deserialize<'de> for Tokens {
     }
 }
 
-impl<'de> Deserialize<'de> for Merges {
+/// A pair, or nothing for the line `#version`.
+struct Merge<'a>(Option<(Text<'a>, Text<'a>)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Merge<'a> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Merge {
-            Pair(String, String),
-            Line(String),
+        struct Two;
+        impl<'de> Visitor<'de> for Two {
+            type Value = Merge<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
+                f.write_str("two tokens, in a list or with a space between")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(
+                self,
+                mut seq: A,
+            ) -> std::result::Result<Merge<'de>, A::Error> {
+                let (left, right) = (seq.next_element()?, seq.next_element()?);
+                let (Some(left), Some(right)) = (left, right) else {
+                    return Err(de::Error::invalid_length(0, &self));
+                };
+                Ok(Merge(Some((left, right))))
+            }
+
+            fn visit_borrowed_str<E: de::Error>(
+                self,
+                line: &'de str,
+            ) -> std::result::Result<Merge<'de>, E> {
+                line_of(line, Cow::Borrowed)
+            }
+
+            fn visit_str<E: de::Error>(self, line: &str) -> std::result::Result<Merge<'de>, E> {
+                line_of(line, |token| Cow::Owned(token.to_owned()))
+            }
         }
+        deserializer.deserialize_any(Two)
+    }
+}
+
+fn line_of<'l, 'a, E: de::Error>(
+    line: &'l str,
+    keep: impl Fn(&'l str) -> Cow<'a, str>,
+) -> std::result::Result<Merge<'a>, E> {
+    if line.starts_with("#version") {
+        return Ok(Merge(None));
+    }
+    match line.split_once(' ') {
+        Some((left, right)) if !right.contains(' ') => {
+            Ok(Merge(Some((Text(keep(left)), Text(keep(right))))))
+        }
+        _ => Err(E::custom(format!(
+            "merges: expected two tokens with a space between, found {line:?}"
+        ))),
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Merges<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         let merges = Vec::<Merge>::deserialize(deserializer)?;
-        let pair = |merge| match merge {
-            Merge::Pair(left, right) => Ok((left, right)),
-            Merge::Line(line) => match line.split_once(' ') {
-                Some((left, right)) if !right.contains(' ') => {
-                    Ok((left.to_owned(), right.to_owned()))
-                }
-                _ => Err(serde::de::Error::custom(format!(
-                    "merges: expected two tokens with a space between, found {line:?}"
-                ))),
-            },
-        };
-        let keep =
-            |merge: &Merge| !matches!(merge, Merge::Line(line) if line.starts_with("#version"));
         Ok(Self(
-            merges
-                .into_iter()
-                .filter(keep)
-                .map(pair)
-                .collect::<std::result::Result<_, _>>()?,
+            merges.into_iter().filter_map(|merge| merge.0).collect(),
         ))
     }
 }

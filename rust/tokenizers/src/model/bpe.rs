@@ -49,6 +49,7 @@ impl Bpe {
     ) -> Result<Self> {
         let mut table = HashMap::with_capacity(merges.len());
         let mut joined = String::new();
+        let mut before = 0;
         for (rank, (left, right)) in merges.enumerate() {
             let place = || format!("{place}[{rank}]");
             let id = |token: &str| {
@@ -68,7 +69,17 @@ impl Bpe {
             joined.clear();
             joined.push_str(left);
             joined.push_str(rest);
-            table.insert((id(left)?, id(right)?), (rank as u32, id(&joined)?));
+            // In most files tokens are numbered in the order of their mergers.
+            let expected = vocabulary
+                .token(before + 1)
+                .filter(|_| vocabulary.is_unique());
+            let merged = if expected == Some(&joined) {
+                before + 1
+            } else {
+                id(&joined)?
+            };
+            before = merged;
+            table.insert((id(left)?, id(right)?), (rank as u32, merged));
         }
         Ok(Self::build(vocabulary, table, options))
     }
@@ -194,7 +205,7 @@ impl Bpe {
         prefix.is_empty() && suffix.is_empty() && !ignore_merges
     }
 
-    pub(super) fn takes_bytes(&self) -> bool {
+    pub(crate) fn takes_bytes(&self) -> bool {
         self.spelled.is_some()
     }
 

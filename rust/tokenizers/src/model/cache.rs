@@ -3,7 +3,7 @@
 use std::sync::{Mutex, OnceLock, TryLockError};
 
 use super::Token;
-use crate::stretch::{Piece, Stretches};
+use crate::stretch::{Cutting, Piece};
 
 /// Tables of what was met last, each word in the place that its hash gives it.
 pub(crate) struct Cache {
@@ -264,14 +264,14 @@ impl Cache {
 pub(crate) struct Caches {
     free: [Mutex<Option<Box<Cache>>>; 16],
     /// Where the input can be cut, once that is known.
-    pub(crate) stretches: OnceLock<Option<Stretches>>,
+    pub(crate) cutting: OnceLock<Option<Cutting>>,
 }
 
 impl Default for Caches {
     fn default() -> Self {
         Self {
             free: std::array::from_fn(|_| Mutex::new(None)),
-            stretches: OnceLock::new(),
+            cutting: OnceLock::new(),
         }
     }
 }

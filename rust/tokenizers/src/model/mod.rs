@@ -6,6 +6,7 @@ mod merge;
 mod sentencepiece;
 mod trie;
 mod unigram;
+mod viterbi;
 mod wordlevel;
 mod wordpiece;
 
@@ -35,8 +36,8 @@ pub(crate) struct Token {
 pub(crate) struct Scratch {
     pub(crate) tokens: Vec<Token>,
     bpe: merge::Scratch,
-    unigram: Vec<unigram::Best>,
-    sentencepiece: Vec<sentencepiece::Best>,
+    unigram: Vec<viterbi::Best<f64>>,
+    sentencepiece: Vec<viterbi::Best<f32>>,
     key: String,
 }
 

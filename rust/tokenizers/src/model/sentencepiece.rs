@@ -1,7 +1,11 @@
 //! The unigram model as `SentencePiece` computes it (Kudo, 2018): sums are kept in single precision over the whole text,
 //! so that the same of two nearly equal paths wins, and symbols of the user's choice outweigh what they are made of.
 
-use super::{ByteTokens, Scratch, Token, trie::Trie};
+use super::{
+    ByteTokens, Scratch, Token,
+    trie::Trie,
+    viterbi::{Search, backwards},
+};
 use crate::vocabulary::Vocabulary;
 
 /// How much less likely than the rarest piece an unknown character is.
@@ -28,17 +32,6 @@ pub(crate) struct SentencePiece {
     unknown_score: f32,
     bytes: Option<ByteTokens>,
 }
-
-/// The best way to write the text up to some byte.
-#[derive(Clone, Copy)]
-pub(super) struct Best {
-    score: f32,
-    /// Where its last piece starts; `NONE` while nothing ends here.
-    start: u32,
-    id: u32,
-}
-
-const NONE: u32 = u32::MAX;
 
 impl SentencePiece {
     /// `pieces` has an entry for each id of `vocabulary`.
@@ -108,14 +101,16 @@ impl SentencePiece {
             sentencepiece: best,
             ..
         } = scratch;
-        self.search(text, best);
-        let mut end = text.len();
-        while let Some(Best { start, id, .. }) = best
-            .get(end)
-            .copied()
-            .filter(|best| end > 0 && best.start != NONE)
-        {
-            let start_at = start as usize;
+        let search = Search {
+            trie: &self.trie,
+            scores: &self.scores,
+            never: f32::NEG_INFINITY,
+            unknown: Some(self.unknown),
+            unknown_score: self.unknown_score,
+        };
+        // There is an unknown piece for every character.
+        let _ = search.run(text, best);
+        for (start_at, end, id) in backwards(best) {
             let literal = id == self.unknown;
             let spelled = text
                 .get(start_at..end)
@@ -140,57 +135,7 @@ impl SentencePiece {
                     literal,
                 }),
             }
-            end = start_at;
         }
         tokens.reverse();
-    }
-
-    /// Fills `best[end]` for every character boundary `end`.
-    fn search(&self, text: &str, best: &mut Vec<Best>) {
-        best.clear();
-        let nothing = Best {
-            score: 0.0,
-            start: NONE,
-            id: 0,
-        };
-        best.resize(text.len() + 1, nothing);
-        for (at, c) in text.char_indices() {
-            let here = best.get(at).map_or(0.0, |best| best.score);
-            let start = at as u32;
-            let mut single = false;
-            let rest = text.as_bytes().get(at..).unwrap_or(&[]);
-            self.trie.prefixes(rest, |len, id| {
-                let score = self
-                    .scores
-                    .get(id as usize)
-                    .copied()
-                    .unwrap_or(f32::NEG_INFINITY);
-                if score == f32::NEG_INFINITY {
-                    return;
-                }
-                single |= len == c.len_utf8();
-                let sum = score + here;
-                if let Some(target) = best.get_mut(at + len)
-                    && (target.start == NONE || sum > target.score)
-                {
-                    *target = Best {
-                        score: sum,
-                        start,
-                        id,
-                    };
-                }
-            });
-            let score = self.unknown_score + here;
-            if !single
-                && let Some(target) = best.get_mut(at + c.len_utf8())
-                && (target.start == NONE || score > target.score)
-            {
-                *target = Best {
-                    score,
-                    start,
-                    id: self.unknown,
-                };
-            }
-        }
     }
 }

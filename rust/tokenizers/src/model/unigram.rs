@@ -1,6 +1,10 @@
 //! Unigram language model: the most likely way to write a word as tokens (Kudo, 2018), by the Viterbi algorithm.
 
-use super::{ByteTokens, Scratch, Token, trie::Trie};
+use super::{
+    ByteTokens, Scratch, Token,
+    trie::Trie,
+    viterbi::{Search, backwards},
+};
 use crate::{
     error::{Error, Result},
     vocabulary::Vocabulary,
@@ -22,21 +26,10 @@ pub(crate) struct Unigram {
     bytes: Option<ByteTokens>,
 }
 
-/// The best way to write the word up to some byte.
-#[derive(Clone, Copy)]
-pub(super) struct Best {
-    score: f64,
-    /// Where its last token starts; `NONE` while nothing ends here.
-    start: u32,
-    id: u32,
-}
-
-const NONE: u32 = u32::MAX;
-
 impl Unigram {
     pub(crate) fn new(
         place: &str,
-        tokens: &[(String, f64)],
+        tokens: &[(impl AsRef<str>, f64)],
         unknown: Option<usize>,
         byte_fallback: bool,
     ) -> Result<Self> {
@@ -46,14 +39,18 @@ impl Unigram {
                 format!("unk_id {unknown} is outside the {} tokens", tokens.len()),
             ));
         }
-        if let Some((token, _)) = tokens.iter().find(|(token, _)| token.len() > MAX_TOKEN) {
+        if let Some(token) = tokens
+            .iter()
+            .map(|(token, _)| token.as_ref())
+            .find(|token| token.len() > MAX_TOKEN)
+        {
             return Err(Error::invalid(
                 place,
                 format!("a token has {} bytes, more than {MAX_TOKEN}", token.len()),
             ));
         }
         let vocabulary =
-            Vocabulary::from_list(place, tokens.iter().map(|(token, _)| token.as_str()))?;
+            Vocabulary::from_list(place, tokens.iter().map(|(token, _)| token.as_ref()))?;
         let lowest = tokens
             .iter()
             .map(|(_, score)| *score)
@@ -95,78 +92,33 @@ impl Unigram {
             unigram: best,
             ..
         } = scratch;
-        self.search(word, best)?;
-
-        // From the end back to the start; neighbouring unknown characters become one.
-        let mut end = word.len();
-        while end > 0 {
-            let Some(Best { start, id, .. }) =
-                best.get(end).copied().filter(|best| best.start != NONE)
-            else {
-                break;
-            };
-            let unknown = Some(id) == self.unknown;
+        let search = Search {
+            trie: &self.trie,
+            scores: &self.scores,
+            never: f64::NEG_INFINITY,
+            unknown: self.unknown,
+            unknown_score: self.unknown_score,
+        };
+        search.run(word, best).map_err(|c| {
+            Error::Text(format!(
+                "{c:?} is not in the vocabulary, and there is no unknown token"
+            ))
+        })?;
+        // Neighbouring unknown characters become one.
+        for (start, end, id) in backwards(best) {
+            let literal = Some(id) == self.unknown;
             match tokens.last_mut() {
-                Some(last) if unknown && last.literal => last.start = start as usize,
+                Some(last) if literal && last.literal => last.start = start,
                 _ => tokens.push(Token {
                     id,
-                    start: start as usize,
+                    start,
                     end,
-                    literal: unknown,
+                    literal,
                 }),
             }
-            end = start as usize;
         }
         tokens.reverse();
         self.resolve(word, tokens);
-        Ok(())
-    }
-
-    /// Fills `best[end]` for every character boundary `end`.
-    fn search(&self, word: &str, best: &mut Vec<Best>) -> Result<()> {
-        best.clear();
-        let nothing = Best {
-            score: 0.0,
-            start: NONE,
-            id: 0,
-        };
-        best.resize(word.len() + 1, nothing);
-        for (at, c) in word.char_indices() {
-            let here = best.get(at).map_or(0.0, |best| best.score);
-            let mut single = false;
-            let mut offer = |len: usize, id: u32, score: f64| {
-                let score = here + score;
-                if let Some(target) = best.get_mut(at + len)
-                    && (target.start == NONE || score > target.score)
-                {
-                    *target = Best {
-                        score,
-                        start: at as u32,
-                        id,
-                    };
-                }
-            };
-            let rest = word.as_bytes().get(at..).unwrap_or(&[]);
-            self.trie.prefixes(rest, |len, id| {
-                single |= len == c.len_utf8();
-                offer(
-                    len,
-                    id,
-                    self.scores
-                        .get(id as usize)
-                        .copied()
-                        .unwrap_or(self.unknown_score),
-                );
-            });
-            if !single {
-                let id = self.unknown.ok_or_else(|| {
-                    Error::Text(format!(
-                        "{c:?} is not in the vocabulary, and there is no unknown token"
-                    ))
-                })?;
-                offer(c.len_utf8(), id, self.unknown_score);
-            }
-        }
         Ok(())
     }
 

@@ -1,6 +1,6 @@
 //! `WordPiece`: the longest token first, from left to right (Wu et al., 2016).
 
-use super::{Scratch, Token};
+use super::{Scratch, Token, trie::Trie};
 use crate::{
     error::{Error, Result},
     vocabulary::Vocabulary,
@@ -8,6 +8,9 @@ use crate::{
 
 pub(crate) struct WordPiece {
     vocabulary: Vocabulary,
+    /// What a word may begin with, and what may follow, without the prefix.
+    first: Trie,
+    next: Trie,
     unknown: u32,
     /// Before every token of a word but the first.
     prefix: String,
@@ -29,7 +32,14 @@ impl WordPiece {
                 format!("the unknown token {unknown:?} is not in the vocabulary"),
             )
         })?;
+        let tokens = || vocabulary.iter().map(|(id, token)| (token.as_bytes(), id));
+        let whole = tokens().filter(|(token, _)| !token.is_empty()).collect();
+        let rest =
+            tokens().filter_map(|(token, id)| Some((token.strip_prefix(prefix.as_bytes())?, id)));
+        let rest = rest.filter(|(token, _)| !token.is_empty()).collect();
         Ok(Self {
+            first: Trie::new(whole),
+            next: Trie::new(rest),
             vocabulary,
             unknown,
             prefix: prefix.to_owned(),
@@ -56,22 +66,24 @@ impl WordPiece {
     }
 
     pub(super) fn tokenize(&self, word: &str, scratch: &mut Scratch) {
-        let Scratch { tokens, key, .. } = scratch;
+        let tokens = &mut scratch.tokens;
         // A character is at most four bytes: most words need not be counted.
         let fits = word.len() <= self.max_chars
             || word.chars().take(self.max_chars.saturating_add(1)).count() <= self.max_chars;
         let mut start = 0;
         while fits && start < word.len() {
-            let Some((id, end)) = self.longest(word, start, key) else {
+            let trie = if start == 0 { &self.first } else { &self.next };
+            let rest = word.as_bytes().get(start..).unwrap_or(&[]);
+            let Some((len, id)) = trie.longest(rest) else {
                 break;
             };
             tokens.push(Token {
                 id,
                 start,
-                end,
+                end: start + len,
                 literal: false,
             });
-            start = end;
+            start += len;
         }
         if start < word.len() {
             tokens.clear();
@@ -82,24 +94,5 @@ impl WordPiece {
                 literal: false,
             });
         }
-    }
-
-    /// The longest token at `start`, and where it ends.
-    fn longest(&self, word: &str, start: usize, key: &mut String) -> Option<(u32, usize)> {
-        key.clear();
-        if start > 0 {
-            key.push_str(&self.prefix);
-        }
-        let prefix = key.len();
-        let reach = start + self.vocabulary.longest().saturating_sub(prefix);
-        let end = word.floor_char_boundary(reach.min(word.len()));
-        key.push_str(word.get(start..end)?);
-        while key.len() > prefix {
-            if let Some(id) = self.vocabulary.id(key) {
-                return Some((id, start + key.len() - prefix));
-            }
-            key.pop();
-        }
-        None
     }
 }

@@ -16,9 +16,14 @@ const MAX_RULE: usize = 256;
 /// Longer grapheme clusters are looked up character by character.
 const MAX_CLUSTER: usize = 6;
 
+/// A broken trie could have its units lead to each other for ever.
+const MAX_ENTRIES: usize = 1 << 10;
+
 pub(crate) struct Charsmap {
     units: Vec<u32>,
     replacements: String,
+    /// The ASCII characters that stay as they are, whatever stands beside them.
+    kept: [bool; 128],
 }
 
 impl Charsmap {
@@ -38,14 +43,22 @@ impl Charsmap {
             return Err(invalid("the trie is empty"));
         }
         let (units, _) = units.as_chunks::<4>();
-        Ok(Self {
+        let mut map = Self {
+            kept: [false; 128],
             units: units.iter().map(|unit| u32::from_le_bytes(*unit)).collect(),
             replacements: String::from_utf8(replacements.to_vec())
                 .map_err(|_| invalid("the replacements are not UTF-8"))?,
-        })
+        };
+        // A carriage return and a line feed are one cluster.
+        map.kept = std::array::from_fn(|byte| byte as u8 != b'\r' && map.keeps(byte as u8 as char));
+        Ok(map)
     }
 
     pub(crate) fn apply(&self, text: &mut Aligned) {
+        let kept = |byte: u8| self.kept.get(byte as usize).copied().unwrap_or(false);
+        if text.as_str().bytes().all(kept) {
+            return;
+        }
         let mut edits = Vec::with_capacity(text.as_str().len());
         let mut changed = false;
         for cluster in text.as_str().graphemes(true) {
@@ -77,6 +90,47 @@ impl Charsmap {
         let mut buffer = [0; 4];
         let text = &*c.encode_utf8(&mut buffer);
         self.replacement(text).is_none_or(|new| new == text)
+    }
+
+    /// Whether no entry that begins with `c` stands for nothing or for something with white space.
+    pub(crate) fn writes_no_space(&self, c: char) -> bool {
+        let mut buffer = [0; 4];
+        let mut nodes = vec![0];
+        for byte in c.encode_utf8(&mut buffer).bytes() {
+            nodes = nodes
+                .into_iter()
+                .filter_map(|node| self.step(node, byte))
+                .collect();
+        }
+        let mut left = MAX_ENTRIES;
+        while let Some(node) = nodes.pop() {
+            left -= 1;
+            let written = self.written(node);
+            if left == 0
+                || written.is_some_and(|new| new.is_empty() || new.contains(char::is_whitespace))
+            {
+                return false;
+            }
+            nodes.extend((1..=u8::MAX).filter_map(|byte| self.step(node, byte)));
+        }
+        true
+    }
+
+    /// The unit that a byte leads to.
+    fn step(&self, unit: usize, byte: u8) -> Option<usize> {
+        let node = unit ^ offset(*self.units.get(unit)?) ^ byte as usize;
+        let label = self.units.get(node)? & (1 << 31 | 0xff);
+        (label == u32::from(byte)).then_some(node)
+    }
+
+    /// What stands for the entry that ends at a unit.
+    fn written(&self, unit: usize) -> Option<&str> {
+        let value = *self.units.get(unit)?;
+        if value >> 8 & 1 == 0 {
+            return None;
+        }
+        let leaf = self.units.get(unit ^ offset(value))? & ((1 << 31) - 1);
+        self.replacements.get(leaf as usize..)?.split('\0').next()
     }
 
     /// The longest entry that `text` begins with, in bytes, and what stands for it.

@@ -137,6 +137,12 @@ impl ByteWords<'_> {
     pub(crate) fn is_plain(&self) -> bool {
         self.steps.is_empty() && !self.prefix_space
     }
+
+    /// Whether what is cut before looks at one character at a time, so that a space behind what is none begins a word.
+    pub(crate) fn begin_with_spaces(&self) -> bool {
+        let alone = |step: &Splitter| matches!(step, Splitter::Digits { .. });
+        self.steps.iter().all(alone) && (self.steps.is_empty() || !self.prefix_space)
+    }
 }
 
 impl Splitter {

@@ -15,9 +15,10 @@ use crate::{
     error::{Error, Result},
     load,
     model::{Bpe, BpeOptions, Model, Unigram, WordPiece},
+    parallel::in_parallel,
     split::{Splitter, Words},
     text::Text,
-    tokenizer::{Tokenizer, in_parallel},
+    tokenizer::Tokenizer,
     vocabulary::Vocabulary,
 };
 

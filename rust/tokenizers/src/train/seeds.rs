@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{error::Result, tokenizer::in_parallel};
+use crate::{error::Result, parallel::in_parallel};
 
 /// Characters of the longest piece.
 pub(super) const LONGEST: usize = 16;

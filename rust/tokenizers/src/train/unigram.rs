@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     error::{Error, Result},
-    tokenizer::in_parallel,
+    parallel::in_parallel,
 };
 
 /// Pieces at the beginning.

@@ -83,7 +83,7 @@ def main() -> None:
         if found is not None:
             work = 2 * int(found["m"]) * int(found["k"]) * int(found["n"])
             bytes_ = (
-                {"F32": 4, "Bf16": 2, "Int8": 1, "Int4": 0.5625}[found["weights"]] * int(found["k"]) * int(found["n"])
+                {"F32": 4, "Bf16": 2, "Int8": 1, "Int4": 0.625}[found["weights"]] * int(found["k"]) * int(found["n"])
             )
             amount = work if line["unit"] == "GF/s" else bytes_
             for peer in ("torch", "numpy"):

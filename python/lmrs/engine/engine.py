@@ -44,7 +44,8 @@ class Engine:
     ``dtype`` is how the weights of linear layers are held, and with that how they are multiplied; the model is not
     changed, and everything else (norms, attention, deltas beside a layer, sums) stays float32. ``"f32"``: as they are.
     ``"bf16"``: weights and their inputs rounded to bfloat16. ``"int8"``: bytes, a scale for each output and for each
-    row of inputs. ``"int4"``: four bits, a scale for 32 weights, inputs in bytes; the head in int8. Raises InputError
+    row of inputs, after an orthogonal turn of both. ``"int4"``: four bits, a scale and a least value for 32 weights,
+    inputs in bytes, a scale for 32; the head in int8. Raises InputError
     for another dtype.
 
     ``kv_dtype`` is how the keys and values of earlier tokens are kept while generating: ``"f32"``, ``"bf16"`` (half the

@@ -2,7 +2,7 @@
 //!
 //! Slices in, slices out: a kernel takes [`Rows`] (row-major views) and writes [`RowsMut`]; there is no tensor type here.
 //! Every kernel is written once over [`simd::Simd`] and instantiated per [`Level`]. Results do not depend on the number of
-//! threads, on which rows travel together, or on how a sequence was cut into calls: each output is one chain of
+//! threads, on which rows travel together, or on how a sequence was cut into calls: each output is a sum of
 //! fused multiply-adds in a fixed order.
 //!
 //! Backward functions overwrite their outputs unless their name says `add`. Shapes are the caller's contract: a kernel panics

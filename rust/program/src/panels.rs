@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use lmrs_kernels::Real;
 use lmrs_kernels::linear::{Packed, Weights};
-use lmrs_tensor::{DType, Element, Life, Result, Tensor};
+use lmrs_tensor::{DType, Element, Error, Life, Result, Tensor};
 
 use crate::ops::linear;
 use crate::{Node, Op, Program, ValueId};
@@ -30,7 +30,7 @@ pub(crate) struct Panels {
 }
 
 impl Panels {
-    /// Packs the weights of the linear layers and of the head of `program`.
+    /// Packs the weights of the linear layers and of the head of `program`. An error names a weight that `precision` cannot hold.
     pub(crate) fn of(program: &Program, precision: Precision) -> Result<Self> {
         let mut panels = Self {
             of: vec![None; program.values()],
@@ -43,6 +43,12 @@ impl Panels {
                     weight.and_then(|w| program.parameters.iter().find(|p| p.value == w));
                 let Some(parameter) = parameter else { continue };
                 if panels.of[parameter.value.index()].is_none() {
+                    let (inputs, most) = (parameter.tensor.width(), weights.most_inputs());
+                    if inputs > most {
+                        let what = format!("number of inputs of {}", parameter.path);
+                        let expected = format!("at most {most} for weights of {weights:?}");
+                        return Err(Error::input(what, &inputs, expected));
+                    }
                     panels.pack(parameter.value, &parameter.tensor, weights)?;
                 }
             }

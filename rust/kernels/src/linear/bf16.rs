@@ -87,7 +87,7 @@ pub(super) unsafe fn product<F: Real, S: Dot<F>>(
     let step = S::TILE_VECTORS * S::LANES;
     let mut k = 0;
     while k < depth || k == 0 {
-        let from = if k == 0 { From::Zero } else { From::Output };
+        let from = if k == 0 { From::Zero } else { From::Sum };
         let steps = DEPTH.min(depth - k);
         for column in (0..width).step_by(step) {
             for (row, rows) in tile::heights(x.rows(), S::TILE_ROWS) {

@@ -137,7 +137,7 @@ impl<F: Real> Kernel<F> for Full<'_, F> {
         } = self;
         let (depth, mut k) = (x.width(), 0);
         while k < depth || k == 0 {
-            let from = if k == 0 { From::Zero } else { From::Output };
+            let from = if k == 0 { From::Zero } else { From::Sum };
             let steps = DEPTH.min(depth - k);
             for (row, rows) in tile::heights(x.rows(), S::TILE_ROWS) {
                 if k + steps == depth {

@@ -1,8 +1,9 @@
 //! The formats of narrow weights: how strips of words hold them, and their products.
 
 use super::block::Ahead;
-use super::input::Coding;
+use super::input::{Coding, GROUP};
 use super::{bf16, int4, int8};
+use crate::memory::with_scratch;
 use crate::simd::{Dot, DotKernel, Level};
 use crate::{Real, Rows};
 
@@ -19,7 +20,8 @@ impl Format {
     pub(super) fn coding(self) -> Coding {
         match self {
             Self::Bf16 => Coding::Pairs,
-            Self::Int8 | Self::Int4 => Coding::Quads,
+            Self::Int8 => Coding::Turned,
+            Self::Int4 => Coding::Grouped,
         }
     }
 
@@ -69,22 +71,38 @@ pub(super) struct Pack<'a, F> {
     pub rows: &'a [&'a [F]],
     pub strip: &'a mut [u32],
     pub width: usize,
+    pub room: Room<'a, F>,
+}
+
+/// A row in whole groups, and its bytes.
+pub(super) struct Room<'a, F> {
+    pub row: &'a mut [F],
+    pub bytes: &'a mut [u32],
+}
+
+/// Lends room for a row.
+pub(super) fn with_room<F: Real>(inputs: usize, body: impl FnOnce(Room<F>)) {
+    let padded = inputs.next_multiple_of(GROUP);
+    with_scratch(padded, |row| {
+        with_scratch(padded / 4, |bytes| body(Room { row, bytes }));
+    });
 }
 
 impl<F: Real> DotKernel<F> for Pack<'_, F> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Dot<F>>(self, _: S) {
+    fn run<S: Dot<F>>(self, s: S) {
         let Self {
             format,
             rows,
             strip,
             width,
+            room,
         } = self;
         match format {
             Format::Bf16 => bf16::pack(rows, width, strip),
-            Format::Int8 => int8::pack(rows, width, strip),
+            Format::Int8 => int8::pack(s, rows, width, strip, room),
             Format::Int4 => int4::pack(rows, width, strip),
         }
     }

@@ -1,6 +1,8 @@
 //! The rows of a product's input as its weights take them.
 
+use super::bytes;
 use super::packed::Packed;
+use crate::memory::with_scratch;
 use crate::simd::{self, Dot, DotKernel};
 use crate::view::Shared;
 use crate::{Real, Rows, RowsMut, team};
@@ -128,17 +130,19 @@ impl<'a: 'b, 'b, F: Real> Narrowed<'a, 'b, F> {
 pub(super) enum Coding {
     /// Words of two bfloat16.
     Pairs,
-    /// Words of four signed bytes, then what [`Quantised`] tells of the row.
-    Quads,
+    /// [`bytes::turned`].
+    Turned,
+    /// [`bytes::grouped`].
+    Grouped,
 }
 
 impl Coding {
     /// Words of a row.
     pub(super) fn words(self, inputs: usize) -> usize {
-        let padded = inputs.next_multiple_of(GROUP);
         match self {
-            Self::Pairs => padded / 2,
-            Self::Quads => padded / 4 + 2 + padded / GROUP,
+            Self::Pairs => inputs.next_multiple_of(GROUP) / 2,
+            Self::Turned => bytes::turned_words(inputs),
+            Self::Grouped => bytes::grouped_words(inputs),
         }
     }
 
@@ -146,16 +150,19 @@ impl Coding {
     pub(super) fn narrow<F: Real>(self, x: Rows<F>, to: RowsMut<u32>) {
         let (rows, level, to) = (x.rows(), simd::current(), to.share());
         let rows_of = |first: usize, last: usize| {
-            let x = x.slice(first..last);
-            F::dispatch_dot(
-                level,
-                Narrow {
-                    coding: self,
-                    x,
-                    to,
-                    first,
-                },
-            );
+            with_scratch(x.width().next_multiple_of(GROUP), |padded| {
+                padded[x.width()..].fill(F::ZERO);
+                F::dispatch_dot(
+                    level,
+                    Narrow {
+                        coding: self,
+                        x: x.slice(first..last),
+                        padded,
+                        to,
+                        first,
+                    },
+                );
+            });
         };
         if rows * x.width() < ALONE {
             rows_of(0, rows);
@@ -171,6 +178,8 @@ impl Coding {
 struct Narrow<'a, F> {
     coding: Coding,
     x: Rows<'a, F>,
+    /// Room for a row in whole groups, zeros after its end.
+    padded: &'a mut [F],
     to: Shared<'a, u32>,
     first: usize,
 }
@@ -180,144 +189,29 @@ impl<F: Real> DotKernel<F> for Narrow<'_, F> {
 
     #[inline(always)]
     fn run<S: Dot<F>>(self, s: S) {
+        let width = self.x.width();
         for i in 0..self.x.rows() {
             // SAFETY: rows are narrowed once each.
             let to = unsafe { self.to.row(self.first + i) };
+            assert_eq!(to.len(), self.coding.words(width));
+            self.padded[..width].copy_from_slice(self.x.row(i));
             match self.coding {
-                Coding::Pairs => pairs(s, self.x.row(i), to),
-                Coding::Quads => quads(s, self.x.row(i), to),
+                Coding::Pairs => pairs(s, self.padded, to),
+                Coding::Turned => {
+                    bytes::turned(s, self.padded, to);
+                    self.padded[width..].fill(F::ZERO);
+                }
+                Coding::Grouped => bytes::grouped(s, self.padded, to),
             }
         }
     }
 }
 
 #[inline(always)]
-fn pairs<F: Real, S: Dot<F>>(s: S, x: &[F], to: &mut [u32]) {
-    assert_eq!(to.len(), Coding::Pairs.words(x.len()));
+fn pairs<F: Real, S: Dot<F>>(s: S, row: &[F], to: &mut [u32]) {
     let to = to.as_mut_ptr().cast::<u16>();
-    for at in (0..x.len().next_multiple_of(GROUP)).step_by(S::LANES) {
-        let n = S::LANES.min(x.len().saturating_sub(at));
-        // SAFETY: `n` elements of the row are left from `at`, and `to` holds whole vectors.
-        unsafe { s.store_bf16(to.add(at), s.load_part(x.as_ptr().wrapping_add(at), n)) };
+    for at in (0..row.len()).step_by(S::LANES) {
+        // SAFETY: both hold whole vectors.
+        unsafe { s.store_bf16(to.add(at), s.load(row.as_ptr().add(at))) };
     }
-}
-
-/// A row of signed bytes: `x = scale·q`, q within ±127.
-#[derive(Clone, Copy)]
-pub(super) struct Quantised<'a> {
-    /// The scale, Σq, and Σq of each group.
-    facts: &'a [u32],
-}
-
-impl<'a> Quantised<'a> {
-    /// # Panics
-    /// If no row is that long.
-    #[inline(always)]
-    pub(super) fn of(row: &'a [u32]) -> Self {
-        let groups = (row.len() - 2) / (GROUP / 4 + 1);
-        Self {
-            facts: &row[groups * (GROUP / 4)..],
-        }
-    }
-
-    #[inline(always)]
-    pub(super) fn scale<F: Real>(self) -> F {
-        F::of(f64::from(f32::from_bits(self.facts[0])))
-    }
-
-    #[inline(always)]
-    pub(super) fn sum(self) -> i32 {
-        self.facts[1] as i32
-    }
-
-    #[inline(always)]
-    pub(super) fn group_sum(self, group: usize) -> i32 {
-        self.facts[2 + group] as i32
-    }
-}
-
-/// The scale that takes the largest magnitude to 127, and its inverse; `(NaN, 0)` if a value is not finite, and `(0, 0)` if
-/// there is no inverse.
-#[inline(always)]
-pub(super) fn scale<F: Real>(values: &[F]) -> (f32, F) {
-    let (mut largest, mut odd) = ([F::ZERO; 16], [F::ZERO; 16]);
-    for values in values.chunks(16) {
-        for (i, &value) in values.iter().enumerate() {
-            let magnitude = if value < F::ZERO { -value } else { value };
-            largest[i] = if magnitude > largest[i] {
-                magnitude
-            } else {
-                largest[i]
-            };
-            odd[i] += value * F::ZERO;
-        }
-    }
-    scale_of(
-        largest
-            .into_iter()
-            .fold(F::ZERO, |a, b| if b > a { b } else { a }),
-        odd.into_iter().any(F::is_nan),
-    )
-}
-
-fn scale_of<F: Real>(largest: F, odd: bool) -> (f32, F) {
-    let inverse = F::of(127.0) / largest;
-    if odd {
-        (f32::NAN, F::ZERO)
-    } else if inverse.is_finite() {
-        ((largest.to_f64() / 127.0) as f32, inverse)
-    } else {
-        (0.0, F::ZERO)
-    }
-}
-
-/// A value as a byte, rounded to the nearest, ties to even; 0 for what is not a number.
-#[inline(always)]
-pub(super) fn byte<F: Real>(value: F, inverse: F) -> i8 {
-    ((value * inverse).to_f64() as f32).round_ties_even() as i8
-}
-
-#[inline(always)]
-fn quads<F: Real, S: Dot<F>>(s: S, x: &[F], to: &mut [u32]) {
-    assert_eq!(to.len(), Coding::Quads.words(x.len()));
-    let padded = x.len().next_multiple_of(GROUP);
-    let (words, facts) = to.split_at_mut(padded / 4);
-    let vector = |at: usize| {
-        let n = S::LANES.min(x.len().saturating_sub(at));
-        // SAFETY: `n` elements of the row are left from `at`.
-        unsafe { s.load_part(x.as_ptr().wrapping_add(at), n) }
-    };
-    let zero = s.splat(F::ZERO);
-    let (mut largest, mut odd) = (zero, zero);
-    for at in (0..x.len()).step_by(S::LANES) {
-        let x = vector(at);
-        largest = s.max(largest, s.max(x, s.sub(zero, x)));
-        odd = s.fma(x, zero, odd);
-    }
-    let (scale, inverse) = scale_of(s.largest(largest), s.sum(odd).is_nan());
-    // A product of 0 and what is not finite would be no byte.
-    if inverse == F::ZERO {
-        words.fill(0);
-    } else {
-        let inverse = s.splat(inverse);
-        for at in (0..padded).step_by(S::LANES) {
-            // SAFETY: the words hold whole vectors of bytes.
-            unsafe {
-                s.store_i8(
-                    words.as_mut_ptr().cast::<i8>().add(at),
-                    s.mul(vector(at), inverse),
-                );
-            };
-        }
-    }
-    facts[0] = scale.to_bits();
-    // SAFETY: bytes of the words.
-    let bytes = unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<i8>(), padded) };
-    let mut total = 0;
-    for (sum, bytes) in facts[2..].iter_mut().zip(bytes.chunks_exact(GROUP)) {
-        let group: i32 = bytes.iter().map(|&byte| i32::from(byte)).sum();
-        *sum = group as u32;
-        total += group;
-    }
-    facts[1] = total as u32;
 }

@@ -1,13 +1,15 @@
-//! Weights of four bits: `w = scale·(q − 8)`, q from 0 to 15, one scale of 16 bits for [`GROUP`] inputs of an output.
+//! Weights of four bits: `w = scale·q + least`, q from 0 to 15, a scale and a least value of 16 bits for [`GROUP`] inputs of an
+//! output.
 //!
-//! A strip is, for each group, `[4][strip]` words of eight inputs and `[strip]` scales. The low nibbles of a word are its first
-//! four inputs, the high ones the others, so that a mask gives four bytes for the four bytes of a row.
+//! A strip is, for each group, `[4][strip]` words of eight inputs, `[strip]` scales and `[strip]` least values. The low nibbles
+//! of a word are its first four inputs, the high ones the others, so that a mask gives four bytes for the four bytes of a row.
 
 use half::f16;
 
 use super::PANEL;
 use super::block::Ahead;
-use super::input::{GROUP, Quantised};
+use super::bytes::Grouped;
+use super::input::GROUP;
 use super::tile::{self, Operands, Step};
 use crate::simd::Dot;
 use crate::{Real, Rows};
@@ -15,11 +17,11 @@ use crate::{Real, Rows};
 /// Words of one column of a group.
 const WORDS: usize = GROUP / 8;
 
-/// What the largest magnitude of a group may become, besides −8. Past −8 it is cut off, for finer steps.
-const LARGEST: [f32; 6] = [-8.0, -7.0, -7.5, -8.5, -9.0, -9.5];
+/// How much of a group's range its grid spans: what lies beyond is cut off, for finer steps.
+const SPANS: [f32; 4] = [1.0, 0.93, 0.86, 0.79];
 
 fn group_words(width: usize) -> usize {
-    WORDS * width + width / 2
+    WORDS * width + width
 }
 
 /// Words of a strip.
@@ -27,21 +29,22 @@ pub(super) fn words(inputs: usize, width: usize) -> usize {
     inputs.div_ceil(GROUP) * group_words(width)
 }
 
-/// Rounds each group to the scale of [`LARGEST`] with the least squared error, the first of equals: what lies on a grid of
-/// four bits already stays as it is. A group with what is not finite becomes NaN.
+/// Rounds each group to the grid with the least squared error of those it tries. A group with what is not finite becomes NaN.
 #[inline(always)]
 pub(super) fn pack<F: Real>(rows: &[&[F]], width: usize, strip: &mut [u32]) {
     for (g, strip) in strip.chunks_exact_mut(group_words(width)).enumerate() {
-        let (words, scales) = strip.split_at_mut(WORDS * width);
-        for n in 0..width {
-            let mut group = [0.0; GROUP];
-            if let Some(row) = rows.get(n) {
-                for (to, w) in group.iter_mut().zip(&row[g * GROUP..]) {
-                    *to = w.to_f64() as f32;
-                }
+        let (words, facts) = strip.split_at_mut(WORDS * width);
+        let (scales, least) = facts.split_at_mut(width / 2);
+        for (n, row) in rows.iter().enumerate() {
+            let row = &row[g * GROUP..];
+            // Beyond the inputs a group repeats the last, which its grid has anyway.
+            let mut group = [row[row.len().min(GROUP) - 1].to_f64() as f32; GROUP];
+            for (to, w) in group.iter_mut().zip(row) {
+                *to = w.to_f64() as f32;
             }
-            let (scale, q) = quantise(&group);
-            scales[n / 2] |= u32::from(scale.to_bits()) << (16 * (n % 2));
+            let (grid, q) = quantise(&group);
+            scales[n / 2] |= u32::from(grid.scale.to_bits()) << (16 * (n % 2));
+            least[n / 2] |= u32::from(grid.least.to_bits()) << (16 * (n % 2));
             for (t, q) in q.chunks_exact(8).enumerate() {
                 let mut bytes = [0; 4];
                 for (b, byte) in bytes.iter_mut().enumerate() {
@@ -53,61 +56,107 @@ pub(super) fn pack<F: Real>(rows: &[&[F]], width: usize, strip: &mut [u32]) {
     }
 }
 
-/// The scale and the nibbles of a group.
-#[inline(always)]
-fn quantise(group: &[f32; GROUP]) -> (f16, [u8; GROUP]) {
-    if !group.iter().all(|w| w.is_finite()) {
-        return (f16::NAN, [8; GROUP]);
+/// The values `scale·q + least`.
+#[derive(Clone, Copy)]
+struct Grid {
+    scale: f16,
+    least: f16,
+}
+
+impl Grid {
+    #[inline(always)]
+    fn new(scale: f32, least: f32) -> Self {
+        Self {
+            scale: f16::from_f32(scale),
+            least: f16::from_f32(least),
+        }
     }
-    let largest = group
-        .iter()
-        .fold(0.0_f32, |a, &w| if w.abs() > a.abs() { w } else { a });
-    let (mut best, mut least) = ((f16::ZERO, 0.0), f32::INFINITY);
-    for target in LARGEST {
-        let scale = f16::from_f32(largest / target);
-        let inverse = if scale == f16::ZERO {
-            0.0
-        } else {
-            scale.to_f32().recip()
-        };
+
+    /// The nearest q of each value, as floats.
+    #[inline(always)]
+    fn nearest(self, group: &[f32; GROUP]) -> [f32; GROUP] {
+        let (scale, least) = (self.scale.to_f32(), self.least.to_f32());
+        let inverse = if scale == 0.0 { 0.0 } else { scale.recip() };
+        group.map(|w| ((w - least) * inverse).round_ties_even().clamp(0.0, 15.0))
+    }
+
+    /// The squared error of `q`.
+    #[inline(always)]
+    fn error(self, group: &[f32; GROUP], q: &[f32; GROUP]) -> f32 {
+        let (scale, least) = (self.scale.to_f32(), self.least.to_f32());
         let mut errors = [0.0; 8];
-        for w in group.chunks_exact(8) {
-            for (error, &w) in errors.iter_mut().zip(w) {
-                let off = w - nibble(w, inverse) * scale.to_f32();
+        for (w, q) in group.chunks_exact(8).zip(q.chunks_exact(8)) {
+            for (error, (w, q)) in errors.iter_mut().zip(w.iter().zip(q)) {
+                let off = w - (q * scale + least);
                 *error += off * off;
             }
         }
-        let error = errors.iter().sum();
-        if error < least {
-            (best, least) = ((scale, inverse), error);
+        errors.iter().sum()
+    }
+
+    /// The grid nearest to a group that has these q.
+    #[inline(always)]
+    fn fitted(group: &[f32; GROUP], q: &[f32; GROUP]) -> Option<Self> {
+        let count = GROUP as f32;
+        let (mut w_sum, mut q_sum, mut both, mut square) = (0.0, 0.0, 0.0, 0.0);
+        for (w, q) in group.iter().zip(q) {
+            (w_sum, q_sum) = (w_sum + w, q_sum + q);
+            (both, square) = (both + w * q, square + q * q);
         }
+        let spread = count * square - q_sum * q_sum;
+        let scale = (count * both - w_sum * q_sum) / spread;
+        (spread > 0.0).then(|| Self::new(scale, (w_sum - scale * q_sum) / count))
     }
-    let mut q = [0; GROUP];
-    for (q, &w) in q.iter_mut().zip(group) {
-        *q = (nibble(w, best.1) + 8.0) as u8;
-    }
-    (best.0, q)
 }
 
+/// A grid of a group, and its nibbles: from the least to the largest, and narrower ones, each fitted to what was rounded to it.
 #[inline(always)]
-fn nibble(w: f32, inverse: f32) -> f32 {
-    (w * inverse).round_ties_even().clamp(-8.0, 7.0)
+fn quantise(group: &[f32; GROUP]) -> (Grid, [u8; GROUP]) {
+    if !group.iter().all(|w| w.is_finite()) {
+        let grid = Grid {
+            scale: f16::ZERO,
+            least: f16::NAN,
+        };
+        return (grid, [0; GROUP]);
+    }
+    let least = group.iter().fold(f32::INFINITY, |a, &w| a.min(w));
+    let most = group.iter().fold(f32::NEG_INFINITY, |a, &w| a.max(w));
+    let mut best = (f32::INFINITY, Grid::new(0.0, least), [0.0; GROUP]);
+    let mut consider = |grid: Grid, q: [f32; GROUP]| {
+        let error = grid.error(group, &q);
+        if error < best.0 {
+            best = (error, grid, q);
+        }
+    };
+    for span in SPANS {
+        let cut = (1.0 - span) / 2.0 * (most - least);
+        let grid = Grid::new((most - least) * span / 15.0, least + cut);
+        let q = grid.nearest(group);
+        consider(grid, q);
+        if let Some(grid) = Grid::fitted(group, &q) {
+            consider(grid, grid.nearest(group));
+        }
+    }
+    (best.1, best.2.map(|q| q as u8))
 }
 
 /// Reads a column back.
 pub(super) fn unpack<F: Real>(strip: &[u32], width: usize, column: usize, row: &mut [F]) {
     let groups = strip.chunks_exact(group_words(width));
     for (group, strip) in row.chunks_mut(GROUP).zip(groups) {
-        let (words, scales) = strip.split_at(WORDS * width);
-        let scale = f16::from_bits((scales[column / 2] >> (16 * (column % 2))) as u16).to_f32();
+        let (words, facts) = strip.split_at(WORDS * width);
+        let (scales, least) = facts.split_at(width / 2);
+        let of = |words: &[u32]| {
+            let bits = words[column / 2] >> (16 * (column % 2));
+            f16::from_bits(bits as u16).to_f32()
+        };
+        let (scale, least) = (of(scales), of(least));
         for (eight, words) in group.chunks_mut(8).zip(words.chunks_exact(width)) {
             let bytes = words[column].to_le_bytes();
-            let nibbles = bytes
-                .iter()
-                .map(|b| b & 15)
-                .chain(bytes.iter().map(|b| b >> 4));
+            let low = bytes.iter().map(|b| b & 15);
+            let nibbles = low.chain(bytes.iter().map(|b| b >> 4));
             for (w, q) in eight.iter_mut().zip(nibbles) {
-                *w = F::of(f64::from((f32::from(q) - 8.0) * scale));
+                *w = F::of(f64::from(f32::from(q) * scale + least));
             }
         }
     }
@@ -142,8 +191,8 @@ impl<F: Real, S: Dot<F>> Step<F, S> for Nibbles {
     }
 }
 
-/// The product of rows of bytes with a strip, into `sums` `[rows][64]`: exact sums of a group, times their scales, added in
-/// order of the groups.
+/// The product of rows of bytes with a strip, into `sums` `[rows][64]`: exact sums of a group, times both scales, and the least
+/// value times the sum of the row, added in order of the groups.
 ///
 /// # Safety
 /// `sums` can be written for all rows and the width of the strip, a multiple of the level's tile.
@@ -191,12 +240,11 @@ unsafe fn tile<F: Real, S: Dot<F>, const M: usize, const N: usize>(
     column: usize,
     sums: *mut F,
 ) {
-    let rows: [Quantised; M] = std::array::from_fn(|i| Quantised::of(x.row(i)));
+    let rows: [Grouped; M] = std::array::from_fn(|i| Grouped::of(x.row(i)));
     let mut totals = [[s.splat(F::ZERO); N]; M];
     for (g, strip) in strip.chunks_exact(group_words(width)).enumerate() {
-        let (words, scales) = strip.split_at(WORDS * width);
-        let mut exact =
-            std::array::from_fn(|i| [s.splat_word((-8 * rows[i].group_sum(g)) as u32); N]);
+        let (words, facts) = strip.split_at(WORDS * width);
+        let mut exact = [[s.splat_word(0); N]; M];
         // SAFETY: the caller's promises; rows hold as many groups as the strip.
         unsafe {
             let o = Operands {
@@ -209,20 +257,23 @@ unsafe fn tile<F: Real, S: Dot<F>, const M: usize, const N: usize>(
                 c_row: PANEL,
             };
             tile::accumulate::<F, S, Nibbles, M, N>(s, WORDS, o, &mut exact);
-            let scales = scales.as_ptr().cast::<u16>().add(column);
-            for j in 0..N {
-                let scale = s.load_f16(scales.add(j * S::LANES));
-                for (totals, exact) in totals.iter_mut().zip(&exact) {
-                    totals[j] = s.fma(s.integers(exact[j]), scale, totals[j]);
+            let scales = facts.as_ptr().cast::<u16>().add(column);
+            let scale: [_; N] = std::array::from_fn(|j| s.load_f16(scales.add(j * S::LANES)));
+            let least: [_; N] =
+                std::array::from_fn(|j| s.load_f16(scales.add(width + j * S::LANES)));
+            for (row, (totals, exact)) in rows.iter().zip(totals.iter_mut().zip(&exact)) {
+                let (by, sum) = (s.splat(row.scale(g)), s.splat(row.sum(g)));
+                for j in 0..N {
+                    let product = s.mul(s.integers(exact[j]), by);
+                    totals[j] = s.fma(least[j], sum, s.fma(product, scale[j], totals[j]));
                 }
             }
         }
     }
     for (i, totals) in totals.into_iter().enumerate() {
-        let x = s.splat(rows[i].scale());
         for (j, total) in totals.into_iter().enumerate() {
             // SAFETY: the caller's promise.
-            unsafe { s.store(sums.add(i * PANEL + j * S::LANES), s.mul(total, x)) };
+            unsafe { s.store(sums.add(i * PANEL + j * S::LANES), total) };
         }
     }
 }

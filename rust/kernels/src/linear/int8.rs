@@ -1,12 +1,16 @@
-//! Weights of eight bits: `w = scale·q`, q within ±127, one scale an output.
+//! Weights of eight bits: `H·w = scale·q` after a [`turn`], q within ±127, one scale an output.
 //!
-//! A strip is `[inputs/4][strip]` words of four inputs, the first in the lowest byte, each `q + 128`, then `[strip]` scales.
+//! A strip is `[inputs/4][strip]` words of four inputs, padded to whole groups, the first in the lowest byte, each `q + 128`;
+//! then `[strip]` scales.
 
-use super::PANEL;
 use super::block::Ahead;
-use super::input::{self, Quantised};
+use super::bytes::{self, Turned};
+use super::format::Room;
+use super::input::GROUP;
 use super::tile::{self, Operands, Step};
-use crate::simd::Dot;
+use super::{PANEL, turn};
+use crate::memory::with_scratch;
+use crate::simd::{self, Dot};
 use crate::{Real, Rows};
 
 /// Inputs at most: their products surely fit in 32 bits.
@@ -14,28 +18,27 @@ pub(super) const MOST: usize = 1 << 17;
 
 /// Words of a strip.
 pub(super) fn words(inputs: usize, width: usize) -> usize {
-    (inputs.div_ceil(4) + 1) * width
+    (inputs.next_multiple_of(GROUP) / 4 + 1) * width
 }
 
-/// Rounds each row to the multiples of its largest magnitude over 127; a row with what is not finite becomes NaN.
+/// Turns each row and rounds it to the multiples of its largest magnitude over 127; a row with what is not finite becomes NaN.
 #[inline(always)]
-pub(super) fn pack<F: Real>(rows: &[&[F]], width: usize, strip: &mut [u32]) {
+pub(super) fn pack<F: Real, S: Dot<F>>(
+    s: S,
+    rows: &[&[F]],
+    width: usize,
+    strip: &mut [u32],
+    room: Room<F>,
+) {
     let (words, scales) = strip.split_at_mut(strip.len() - width);
-    let mut inverses = [F::ZERO; PANEL];
+    let Room { row: room, bytes } = room;
     for (n, row) in rows.iter().enumerate() {
-        let (scale, inverse) = input::scale(row);
-        (scales[n], inverses[n]) = (scale.to_bits(), inverse);
-    }
-    // Sixteen inputs at a time: a cache line of each of the rows, which together stay in the first cache.
-    for (block, out) in words.chunks_mut(4 * width).enumerate() {
-        for (n, row) in rows.iter().enumerate() {
-            for (k, quad) in row[block * 16..].chunks(4).take(4).enumerate() {
-                let mut bytes = [0; 4];
-                for (byte, &w) in bytes.iter_mut().zip(quad) {
-                    *byte = input::byte(w, inverses[n]) as u8;
-                }
-                out[k * width + n] = u32::from_le_bytes(bytes) ^ 0x8080_8080;
-            }
+        room[..row.len()].copy_from_slice(row);
+        room[row.len()..].fill(F::ZERO);
+        turn::forward(s, room);
+        scales[n] = bytes::bytes(s, room, bytes).to_bits();
+        for (out, bytes) in words.chunks_exact_mut(width).zip(&*bytes) {
+            out[n] = bytes ^ 0x8080_8080;
         }
     }
 }
@@ -44,12 +47,16 @@ pub(super) fn pack<F: Real>(rows: &[&[F]], width: usize, strip: &mut [u32]) {
 pub(super) fn unpack<F: Real>(strip: &[u32], width: usize, column: usize, row: &mut [F]) {
     let (words, scales) = strip.split_at(strip.len() - width);
     let scale = f32::from_bits(scales[column]);
-    for (quad, words) in row.chunks_mut(4).zip(words.chunks_exact(width)) {
-        let bytes = (words[column] ^ 0x8080_8080).to_le_bytes();
-        for (w, byte) in quad.iter_mut().zip(bytes) {
-            *w = F::of(f64::from(f32::from(byte as i8) * scale));
+    with_scratch(row.len().next_multiple_of(GROUP), |turned: &mut [F]| {
+        for (quad, words) in turned.chunks_exact_mut(4).zip(words.chunks_exact(width)) {
+            let bytes = (words[column] ^ 0x8080_8080).to_le_bytes();
+            for (w, byte) in quad.iter_mut().zip(bytes) {
+                *w = F::of(f64::from(f32::from(byte as i8) * scale));
+            }
         }
-    }
+        F::dispatch_dot(simd::current(), turn::Backward(turned));
+        row.copy_from_slice(&turned[..row.len()]);
+    });
 }
 
 /// Four numbers a step.
@@ -134,9 +141,9 @@ unsafe fn tile<F: Real, S: Dot<F>, const M: usize, const N: usize>(
     sums: *mut F,
 ) {
     let (words, scales) = strip.split_at(strip.len() - width);
-    let rows: [Quantised; M] = std::array::from_fn(|i| Quantised::of(x.row(i)));
+    let rows: [Turned; M] = std::array::from_fn(|i| Turned::of(x.row(i)));
     let mut totals =
-        rows.map(|row| [s.splat_word((-S::QUAD_OFFSET).wrapping_mul(row.sum()) as u32); N]);
+        rows.map(|row| [s.splat_word((-S::QUAD_OFFSET).wrapping_mul(row.sum) as u32); N]);
     // SAFETY: the caller's promises; rows hold as many words as the strip has steps, or more.
     unsafe {
         let o = Operands {
@@ -153,7 +160,7 @@ unsafe fn tile<F: Real, S: Dot<F>, const M: usize, const N: usize>(
             let at = j * S::LANES;
             let w = s.load_f32(scales.as_ptr().add(column + at).cast());
             for (i, totals) in totals.iter().enumerate() {
-                let x = s.splat(rows[i].scale());
+                let x = s.splat(F::of(f64::from(rows[i].scale)));
                 let y = s.mul(s.mul(s.integers(totals[j]), w), x);
                 s.store(sums.add(i * PANEL + at), y);
             }

@@ -18,6 +18,7 @@
 
 mod bf16;
 mod block;
+mod bytes;
 mod fold;
 mod format;
 mod gradient;
@@ -27,6 +28,7 @@ mod int8;
 mod packed;
 mod source;
 pub(crate) mod tile;
+mod turn;
 
 pub use fold::{Tile, fold, pick};
 pub use gradient::{gradient_weight, gradient_weight_add};
@@ -81,7 +83,7 @@ impl<F: Real> Default for Epilogue<'_, F> {
 
 /// Rows of a block: its sums, 64 columns wide, stay in the first caches.
 const ROWS: usize = 96;
-/// Steps along a panel that stay in the second cache while the rows of a block pass.
+/// Steps along a panel, in whole chains, that stay in the second cache while the rows of a block pass.
 const DEPTH: usize = 1024;
 
 /// One of several products that are computed together.
@@ -99,7 +101,8 @@ pub struct Product<'a, F> {
 
 /// `out = x·Wᵀ` `[M, outputs]` with an [`Epilogue`].
 ///
-/// Each output is one chain of fused multiply-adds over the inputs in order, so a row does not depend on the others.
+/// Each output is summed over the inputs in order, in chains of 256 fused multiply-adds that are added one after another, so a
+/// row does not depend on the others.
 ///
 /// # Panics
 /// If the shapes disagree.

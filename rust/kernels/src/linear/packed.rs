@@ -17,20 +17,30 @@ pub enum Weights {
     /// As it is: `f32`, and `f64` in the reference.
     #[default]
     F32,
-    /// bfloat16; the input is rounded to it too (nearest, ties to even), and products are summed in `f32`, inputs in order.
+    /// bfloat16; the input is rounded to it too (nearest, ties to even), and products are summed in `f32`, in order, in
+    /// chains of 512 inputs.
     /// Level `avx512-bf16` takes subnormal numbers as 0.
     Bf16,
-    /// Eight bits with a scale for each output: `w = scale·q`, q within ±127. Each row of the input is quantised the same way,
-    /// by its own largest magnitude, sums are exact, and all levels give the same bits before the epilogue. A row that holds
-    /// NaN or an infinity gives NaN.
+    /// Eight bits with a scale for each output: `H·w = scale·q`, q within ±127 of the largest magnitude, where H is an orthogonal
+    /// matrix that spreads what is large in a row. Each row of the input is turned and quantised the same way, sums are exact,
+    /// and all levels give the same bits before the epilogue. A row that holds NaN or an infinity gives NaN.
     Int8,
-    /// Four bits with a scale of 16 bits for each 32 inputs of an output: `w = scale·(q − 8)`, q from 0 to 15, 4.5 bits a
-    /// weight; the scale with the least squared error. The input is quantised as for [`Self::Int8`]; sums of a group are exact
-    /// and added in `f32`, groups in order.
+    /// Four bits with a scale and a least value of 16 bits for each 32 inputs of an output: `w = scale·q + least`, q from 0 to
+    /// 15, five bits a weight; a small squared error is searched for, and what lies on such a grid stays as it is. The input
+    /// takes bytes, with a scale for each 32 of them; sums of a group are exact and added in `f32`, groups in order. A row that
+    /// holds NaN or an infinity gives NaN, and so does a weight beyond ±65504.
     Int4,
 }
 
 impl Weights {
+    /// The longest input it can take: sums of bytes must fit in 32 bits.
+    pub fn most_inputs(self) -> usize {
+        match self {
+            Self::Int8 => int8::MOST,
+            Self::F32 | Self::Bf16 | Self::Int4 => usize::MAX,
+        }
+    }
+
     /// The format of narrow weights.
     fn format(self) -> Option<Format> {
         match self {
@@ -78,7 +88,7 @@ impl<F: Real> Packed<F> {
     /// Packs several weights of the same number of inputs, one after another along the outputs (q, k and v in one product).
     ///
     /// # Panics
-    /// If the inputs differ, or are more than 2¹⁷ for weights of eight bits.
+    /// If the inputs differ, or are more than [`Weights::most_inputs`].
     pub fn pack(weights: Weights, sources: &[&dyn Source<F>]) -> Self {
         let inputs = sources.first().map_or(0, |source| source.inputs());
         assert!(
@@ -86,8 +96,8 @@ impl<F: Real> Packed<F> {
             "weights stacked along outputs have the same inputs"
         );
         assert!(
-            weights != Weights::Int8 || inputs <= int8::MOST,
-            "{inputs} inputs of eight bits"
+            inputs <= weights.most_inputs(),
+            "{inputs} inputs of {weights:?}"
         );
         let mut starts = vec![0];
         for source in sources {
@@ -250,13 +260,17 @@ impl<F: Real> Filling<'_, F> {
                 }
             }
             Self::Narrow(format, strip, width) => {
-                let pack = format::Pack {
-                    format,
-                    rows,
-                    strip,
-                    width,
-                };
-                F::dispatch_dot(simd::current(), pack);
+                let inputs = rows.first().map_or(0, |row| row.len());
+                format::with_room(inputs, |room| {
+                    let pack = format::Pack {
+                        format,
+                        rows,
+                        strip,
+                        width,
+                        room,
+                    };
+                    F::dispatch_dot(simd::current(), pack);
+                });
             }
         }
     }

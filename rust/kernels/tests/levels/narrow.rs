@@ -36,8 +36,69 @@ fn narrowed(weights: Weights, row: &[f32]) -> Vec<f32> {
     match weights {
         Weights::F32 => row.to_vec(),
         Weights::Bf16 => row.iter().map(|&x| bf16::from_f32(x).to_f32()).collect(),
-        Weights::Int8 | Weights::Int4 => bytes(row),
+        Weights::Int8 => bytes(&turned(row)),
+        Weights::Int4 => row.chunks(32).flat_map(bytes).collect(),
     }
+}
+
+/// Sixteen numbers `stride` apart times the Hadamard matrix, for each of the first `stride`.
+fn round(row: &mut [f32], stride: usize) {
+    for first in 0..stride {
+        let mut v: [f32; 16] = std::array::from_fn(|i| 0.25 * row[i * stride + first]);
+        for half in [1, 2, 4, 8] {
+            for i in (0..16).filter(|i| i & half == 0) {
+                (v[i], v[i + half]) = (v[i] + v[i + half], v[i] - v[i + half]);
+            }
+        }
+        (0..16).for_each(|i| row[i * stride + first] = v[i]);
+    }
+}
+
+/// Where blocks of 256 start that cover a row: the last may begin inside the one before.
+fn blocks(length: usize) -> Vec<usize> {
+    let mut starts: Vec<usize> = (0..length / 256).map(|block| block * 256).collect();
+    if length > 256 && !length.is_multiple_of(256) {
+        starts.push(length - 256);
+    }
+    starts
+}
+
+/// The weights that `row` became, which `back` was read from: of eight bits, before they are turned back.
+fn held(weights: Weights, row: &[f32], back: &[f32]) -> Vec<f32> {
+    match weights {
+        Weights::Int8 => bytes(&turned(row)),
+        _ => back.to_vec(),
+    }
+}
+
+/// A row in groups of 32, turned as for eight bits.
+fn turned(row: &[f32]) -> Vec<f32> {
+    let mut turned = row.to_vec();
+    turned.resize(row.len().next_multiple_of(32), 0.0);
+    let sixteenth = turned.len() / 16;
+    round(&mut turned, sixteenth);
+    for start in blocks(turned.len()) {
+        round(&mut turned[start..start + 256], 16);
+    }
+    turned
+}
+
+fn unturned(turned: &[f32], length: usize) -> Vec<f32> {
+    let mut row = turned.to_vec();
+    for start in blocks(row.len()).into_iter().rev() {
+        round(&mut row[start..start + 256], 16);
+    }
+    let sixteenth = row.len() / 16;
+    round(&mut row, sixteenth);
+    row.truncate(length);
+    row
+}
+
+fn norm(row: &[f32]) -> f64 {
+    row.iter()
+        .map(|x| f64::from(*x).powi(2))
+        .sum::<f64>()
+        .sqrt()
 }
 
 /// Each number as the nearest multiple of the largest magnitude over 127.
@@ -52,24 +113,23 @@ fn bytes(row: &[f32]) -> Vec<f32> {
         .collect()
 }
 
-/// The largest magnitude in the group of `by` in its row of each number.
-fn largest_in(w: &[f32], k: usize, by: usize) -> Vec<f32> {
-    let rows = w.chunks(k.max(1));
-    let groups = rows.flat_map(|row| row.chunks(by.max(1)));
-    groups
-        .flat_map(|group| {
-            let largest = group.iter().fold(0.0, |a: f32, w| a.max(w.abs()));
-            vec![largest; group.len()]
-        })
-        .collect()
-}
-
-/// `Σ x·w`, and the bound on the error of summing the products in `f32`.
-fn exact(x: &[f32], w: &[f32]) -> (f64, f64) {
+/// `Σ x·w`, and the bound on the error of summing the products in `f32`: of four bits, those of q and of the least value
+/// apart.
+fn exact(weights: Weights, x: &[f32], w: &[f32]) -> (f64, f64) {
     let products = || x.iter().zip(w).map(|(&x, &w)| f64::from(x) * f64::from(w));
     let magnitude: f64 = products().map(f64::abs).sum();
-    let rounding = (x.len() as f64 + 4.0) * f64::from(f32::EPSILON);
-    (products().sum(), rounding * magnitude)
+    let terms = match weights {
+        Weights::Int4 => {
+            let groups = x.chunks(32).zip(w.chunks(32));
+            let widest = |w: &[f32]| w.iter().fold(0.0_f32, |a, w| a.max(w.abs()));
+            let sums = groups.map(|(x, w)| {
+                f64::from(widest(w)) * x.iter().map(|x| f64::from(x.abs())).sum::<f64>()
+            });
+            (x.len() as f64 / 32.0 + 8.0) * 3.0 * sums.sum::<f64>()
+        }
+        _ => (x.len() as f64 + 4.0) * magnitude,
+    };
+    (products().sum(), f64::from(f32::EPSILON) * terms)
 }
 
 proptest! {
@@ -89,7 +149,7 @@ proptest! {
                 for i in 0..m {
                     let x = narrowed(weights, x.row(i));
                     for j in 0..n {
-                        let (want, bound) = exact(&x, &back[j * k..][..k]);
+                        let (want, bound) = exact(weights, &x, &held(weights, &w[j * k..][..k], &back[j * k..][..k]));
                         let error = (f64::from(out[i * n + j]) - want).abs();
                         assert!(error <= bound, "{weights:?} {level:?} [{i}, {j}]: error {error:e} > {bound:e}");
                     }
@@ -99,22 +159,32 @@ proptest! {
     }
 
     #[test]
-    fn rounded_weights_are_near(k in 0_usize..150, n in 1_usize..100, scale in -20_i32..20, seed in 0_u64..1 << 40) {
+    fn rounded_weights_are_near(k in 0_usize..150, n in 1_usize..100, scale in -20_i32..15, seed in 0_u64..1 << 40) {
         let scale = f64::from(scale).exp2();
         let w: Vec<f32> = values(n * k, seed).iter().map(|w| (w * scale) as f32).collect();
         for weights in NARROW {
             let back = read_back(&packed(weights, &w, n, k));
-            let (rows, groups) = (largest_in(&w, k, k), largest_in(&w, k, 32));
-            for (i, (&w, &back)) in w.iter().zip(&back).enumerate() {
-                let bound = match weights {
-                    Weights::F32 => 0.0,
-                    Weights::Bf16 => w.abs() / 256.0,
-                    Weights::Int8 => 0.5001 * rows[i] / 127.0,
-                    // The widest of the scales is a seventh of the largest, the least cuts it off at 8 of 9.5; scales are
-                    // multiples of 2⁻²⁴.
-                    Weights::Int4 => 0.27 * groups[i] + 8.0 * (-24.0_f32).exp2(),
-                };
-                prop_assert!((w - back).abs() <= bound, "{:?} [{}]: {} became {}", weights, i, w, back);
+            for (w, back) in w.chunks(k.max(1)).zip(back.chunks(k.max(1))) {
+                let off: Vec<f32> = w.iter().zip(back).map(|(w, back)| w - back).collect();
+                match weights {
+                    Weights::F32 => prop_assert_eq!(w, back),
+                    Weights::Bf16 => prop_assert!(off.iter().zip(w).all(|(off, w)| off.abs() <= w.abs() / 256.0)),
+                    // Half a step each, and turning keeps norms.
+                    Weights::Int8 => {
+                        let turned = turned(w);
+                        let step = turned.iter().fold(0.0, |a: f32, w| a.max(w.abs())) / 127.0;
+                        let most = 0.5001 * f64::from(step) * (turned.len() as f64).sqrt();
+                        prop_assert!(norm(&off) <= most, "{} > {most}", norm(&off));
+                    }
+                    // Half a step each of the plainest grid, if its ends were not rounded; they are multiples of 2⁻²⁴.
+                    Weights::Int4 => for (off, w) in off.chunks(32).zip(w.chunks(32)) {
+                        let (least, most) = w.iter().fold((f32::MAX, f32::MIN), |(a, b), &w| (a.min(w), b.max(w)));
+                        let step = f64::from(most - least) / 15.0;
+                        let ends = f64::from(least.abs().max(most.abs())) / 1024.0 + (-20.0_f64).exp2();
+                        let most = (0.5 * step + ends) * (w.len() as f64).sqrt();
+                        prop_assert!(norm(off) <= most, "{} > {most}", norm(off));
+                    }
+                }
             }
         }
     }
@@ -284,7 +354,11 @@ fn panels_of_any_level_serve_every_level() {
                 for i in 0..m {
                     let x = narrowed(weights, &x[i * k..][..k]);
                     for j in 0..n {
-                        let (want, bound) = exact(&x, &back[j * k..][..k]);
+                        let (want, bound) = exact(
+                            weights,
+                            &x,
+                            &held(weights, &w[j * k..][..k], &back[j * k..][..k]),
+                        );
                         let error = (f64::from(out[i * n + j]) - want).abs();
                         assert!(error <= bound, "{weights:?} {level:?} [{i}, {j}]");
                     }
@@ -294,10 +368,11 @@ fn panels_of_any_level_serve_every_level() {
     }
 }
 
-/// Sums of bytes are exact: the same bits at every level, and the very integers when the scales are 1.
+/// Sums of bytes are exact: the same bits at every level, and the very integers when the scales are 1. Rows are turned back
+/// first, so that ±127 are what they are turned to.
 #[test]
 fn sums_of_bytes_are_exact_at_the_extremes() {
-    let (m, k, n) = (7, 1000, 66);
+    let (m, k, n) = (7, 1024, 66);
     // ±127 in every pairing of signs, which 16-bit sums of two unsigned times signed bytes would saturate on.
     let sign = |i: usize, j: usize| {
         if (i * 31 + j * 17 + i * j / 3).is_multiple_of(2) {
@@ -312,8 +387,14 @@ fn sums_of_bytes_are_exact_at_the_extremes() {
     x[k..2 * k].fill(-127.0);
     w[..k].fill(127.0);
     w[k..2 * k].fill(-127.0);
+    let back =
+        |rows: &[f32]| -> Vec<f32> { rows.chunks(k).flat_map(|row| unturned(row, k)).collect() };
+    let (from_x, from_w) = (back(&x), back(&w));
     each_dot_level(|level| {
-        let out = product(Rows::new(&x, m, k), &packed(Weights::Int8, &w, n, k));
+        let out = product(
+            Rows::new(&from_x, m, k),
+            &packed(Weights::Int8, &from_w, n, k),
+        );
         for (at, y) in out.iter().enumerate() {
             let (x, w) = (&x[at / n * k..][..k], &w[at % n * k..][..k]);
             let want: f32 = x
@@ -347,45 +428,58 @@ fn bytes_give_the_same_bits_at_every_level() {
 fn weights_on_a_grid_of_four_bits_are_kept() {
     let (n, k) = (70, 96);
     let noise = values(n * k, 7);
-    for least in [-8.0, -7.0] {
-        let w: Vec<f32> = noise
-            .iter()
-            .enumerate()
-            .map(|(i, v)| {
-                let scale = half::f16::from_f32(0.01 + (i / 32 % 9) as f32 * 0.003).to_f32();
-                let q = if i % 32 == 5 {
-                    least
-                } else {
-                    (v * 7.99).trunc().max(least)
-                };
-                q as f32 * scale
-            })
-            .collect();
-        assert_eq!(
-            w,
-            read_back(&packed(Weights::Int4, &w, n, k)),
-            "from {least}"
-        );
-    }
+    let of = |value: f64| half::f16::from_f64(value).to_f32();
+    let w: Vec<f32> = noise
+        .iter()
+        .enumerate()
+        .map(|(i, v)| {
+            let (scale, least) = (
+                of(0.01 + (i / 32 % 9) as f64 * 0.003),
+                of(-0.1 * (i / 32 % 5) as f64),
+            );
+            let q = match i % 32 {
+                5 => 0.0,
+                9 => 15.0,
+                _ => (v.abs() * 15.99).trunc().min(15.0),
+            };
+            q as f32 * scale + least
+        })
+        .collect();
+    assert_eq!(w, read_back(&packed(Weights::Int4, &w, n, k)));
 }
 
-/// The chosen scale is never worse than the largest magnitude over 8.
+/// The chosen grid is never worse than that from the least to the largest.
 #[test]
-fn scales_of_four_bits_have_the_least_error() {
+fn grids_of_four_bits_have_less_error_than_the_plain_one() {
     let (n, k) = (100, 320);
-    let w = single(&values(n * k, 3));
+    let w = single(
+        &values(n * k, 3)
+            .chunks(4)
+            .flat_map(|v| [v.iter().sum::<f64>(); 1].repeat(4))
+            .collect::<Vec<_>>(),
+    );
+    let w: Vec<f32> = w
+        .iter()
+        .zip(values(n * k, 4))
+        .map(|(a, b)| a + b as f32)
+        .collect();
     let back = read_back(&packed(Weights::Int4, &w, n, k));
     let (mut ours, mut plain) = (0.0, 0.0);
     for (w, back) in w.chunks(32).zip(back.chunks(32)) {
-        let largest = w
+        let (least, most) = w
             .iter()
-            .fold(0.0_f32, |a, &w| if w.abs() > a.abs() { w } else { a });
-        let scale = half::f16::from_f32(largest / -8.0).to_f32();
+            .fold((f32::MAX, f32::MIN), |(a, b), &w| (a.min(w), b.max(w)));
+        let scale = half::f16::from_f32((most - least) / 15.0).to_f32();
+        let least = half::f16::from_f32(least).to_f32();
         let square = |error: f32| f64::from(error).powi(2);
         let group: f64 = w.iter().zip(back).map(|(w, back)| square(w - back)).sum();
         let simple: f64 = w
             .iter()
-            .map(|w| square(w - (w / scale).round_ties_even().clamp(-8.0, 7.0) * scale))
+            .map(|w| {
+                square(
+                    w - (((w - least) / scale).round_ties_even().clamp(0.0, 15.0) * scale + least),
+                )
+            })
             .sum();
         assert!(group <= simple * (1.0 + 1e-5), "{group} > {simple}");
         (ours, plain) = (ours + group, plain + simple);

@@ -1,0 +1,94 @@
+//! The turn that rows and weights of eight bits are rounded after.
+//!
+//! A few channels of a model's activations are tens of times larger than the rest, and one scale a row then leaves those few
+//! bits. So both sides of a product are multiplied by the same orthogonal matrix first, `(H·w)·(H·x) = w·x`, which spreads what
+//! is large over many channels. H is two rounds of Hadamard matrices of 16, whose entries ±¼ are exact: over channels a
+//! sixteenth of the row apart, then over channels 16 apart. So vectors meet whole, lane by lane, and 256 channels are mixed. The
+//! idea is that of `QuaRot` (arXiv 2404.00456), here for each layer by itself, so that no model has to be rewritten.
+
+use crate::Real;
+use crate::simd::{Dot, DotKernel, Simd};
+
+/// Of a Hadamard matrix.
+const SIZE: usize = 16;
+
+/// Where the blocks of the second round start: one after another and, if some channels are left over, a last one that ends with
+/// the row. There are none in a short row.
+#[inline(always)]
+fn blocks(length: usize) -> impl DoubleEndedIterator<Item = usize> {
+    const BLOCK: usize = SIZE * SIZE;
+    let whole = length / BLOCK * BLOCK;
+    let last = (0 < whole && whole < length).then(|| length - BLOCK);
+    (0..whole).step_by(BLOCK).chain(last)
+}
+
+/// `H·row`, in place; the length is a multiple of 16.
+#[inline(always)]
+pub(super) fn forward<F: Real, S: Simd<F>>(s: S, row: &mut [F]) {
+    round(s, row, row.len() / SIZE);
+    for start in blocks(row.len()) {
+        round(s, &mut row[start..start + SIZE * SIZE], SIZE);
+    }
+}
+
+/// `Hᵀ·row`, in place: what [`forward`] was given.
+pub(super) struct Backward<'a, F>(pub &'a mut [F]);
+
+impl<F: Real> DotKernel<F> for Backward<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Dot<F>>(self, s: S) {
+        let row = self.0;
+        for start in blocks(row.len()).rev() {
+            round(s, &mut row[start..start + SIZE * SIZE], SIZE);
+        }
+        round(s, row, row.len() / SIZE);
+    }
+}
+
+/// The symmetric Hadamard matrix over `row[i]`, `row[i + stride]`, … `row[i + 15·stride]` for each `i` below `stride`.
+#[inline(always)]
+fn round<F: Real, S: Simd<F>>(s: S, row: &mut [F], stride: usize) {
+    assert_eq!(row.len(), SIZE * stride, "sixteen parts");
+    let scale = s.splat(F::of(0.25));
+    for lane in (0..stride).step_by(S::LANES) {
+        let n = S::LANES.min(stride - lane);
+        let at = |i: usize| i * stride + lane;
+        // SAFETY: `n` elements are left of each of the sixteen parts.
+        let mut v: [S::V; SIZE] = std::array::from_fn(|i| unsafe {
+            let from = row.as_ptr().add(at(i));
+            let v = if n == S::LANES {
+                s.load(from)
+            } else {
+                s.load_part(from, n)
+            };
+            s.mul(scale, v)
+        });
+        butterflies::<F, S, 1>(s, &mut v);
+        butterflies::<F, S, 2>(s, &mut v);
+        butterflies::<F, S, 4>(s, &mut v);
+        butterflies::<F, S, 8>(s, &mut v);
+        for (i, v) in v.into_iter().enumerate() {
+            // SAFETY: as above.
+            unsafe {
+                let to = row.as_mut_ptr().add(at(i));
+                if n == S::LANES {
+                    s.store(to, v);
+                } else {
+                    s.store_part(to, v, n);
+                }
+            }
+        }
+    }
+}
+
+/// Sums and differences of vectors `HALF` apart; a constant, so that all stay in registers.
+#[inline(always)]
+fn butterflies<F: Real, S: Simd<F>, const HALF: usize>(s: S, v: &mut [S::V; SIZE]) {
+    for i in 0..SIZE {
+        if i & HALF == 0 {
+            (v[i], v[i + HALF]) = (s.add(v[i], v[i + HALF]), s.sub(v[i], v[i + HALF]));
+        }
+    }
+}

@@ -13,7 +13,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lmrs import align, delta, eval, scaling, train
+    from lmrs import align, delta, eval, prompting, scaling, train
     from lmrs.engine import Completion, Engine
     from lmrs.errors import (
         ConfigError,
@@ -54,11 +54,12 @@ __all__ = [
     "eval",
     "load",
     "perplexity",
+    "prompting",
     "scaling",
     "train",
 ]
 
-_MODULES = {"align", "delta", "eval", "scaling", "train"}
+_MODULES = {"align", "delta", "eval", "prompting", "scaling", "train"}
 _HOME = {
     "Completion": "lmrs.engine",
     "Encoding": "lmrs.tokenizer",

@@ -323,13 +323,15 @@ def test_every_field_given_something_else(http: httpx.Client, engine: Engine) ->
         ("/v1/completions", {"prompt": [10**6]}, "prompt[0] is 1000000, expected 0 to 49151"),
         ("/v1/completions", {"prompt": ["x"] * 9}, "prompt has 9 items, expected at most 8"),
         ("/v1/completions", {"prompt": "word " * 9000}, "expected at most the model's context, 8192 tokens"),
-        ("/v1/completions", {"suffix": "x"}, "unknown field suffix"),
+        ("/v1/completions", {"suffix": "x"}, 'suffix is "x", expected "", since it is not offered here'),
+        ("/v1/completions", {"presence_penalty": 0.5}, "presence_penalty is 0.5, expected 0, since it is not"),
+        ("/v1/completions", {"frequency_penalty": False}, "frequency_penalty is false, expected 0"),
         ("/v1/completions", {"model": "gpt-5"}, "there is no model gpt-5; there are smollm2, smollm2:low"),
         ("/v1/completions", {"model": "smollm2:../x"}, "there is no model smollm2:../x"),
         ("/v1/chat/completions", {"messages": []}, "messages is [], expected a list of messages"),
         ("/v1/chat/completions", {"messages": [{"role": "x", "content": ""}]}, "messages[0].role is not one of"),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "of type text"),
-        ("/v1/chat/completions", {"tools": [{"type": "function"}]}, "unknown field tools"),
+        ("/v1/chat/completions", {"tools": [{"type": "function"}]}, 'tools is [{"type": "function"}], expected []'),
         ("/v1/chat/completions", {"chat_template": "{{ 1 }}"}, "unknown field chat_template"),
         ("/v1/chat/completions", {"top_logprobs": 5}, "top_logprobs needs logprobs to be true"),
         ("/v1/embeddings", {"input": ["x"] * 33}, "input has 33 items, expected at most 32"),
@@ -341,6 +343,13 @@ def test_what_is_said_of_it(http: httpx.Client, route: str, more: dict[str, Any]
     answer = http.post(route, json={**ROUTES[route], **more})
     assert answer.status_code in (400, 404)
     assert message in answer.json()["error"]["message"]
+
+
+def test_what_is_not_offered_may_be_left_at_nothing(http: httpx.Client) -> None:
+    nothing = {"presence_penalty": 0.0, "frequency_penalty": 0, "logit_bias": {}, "tools": [], "tool_choice": "none"}
+    for route in ("/v1/completions", "/v1/chat/completions"):
+        answer = http.post(route, json={**ROUTES[route], **nothing})
+        assert answer.status_code == 200, answer.text
 
 
 @pytest.mark.parametrize(

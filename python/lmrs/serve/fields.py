@@ -14,6 +14,16 @@ from lmrs.serve.limits import Limits
 HARMLESS = frozenset({"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"})
 """Fields of OpenAI's API that change nothing here."""
 
+NEUTRAL: dict[str, Any] = {
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "logit_bias": {},
+    "tools": [],
+    "tool_choice": "none",
+    "suffix": "",
+}
+"""Fields of OpenAI's API that are not offered, with the value that asks for nothing: clients send it unasked."""
+
 
 async def read(request: Request, limits: Limits) -> "Fields":
     """The JSON object in the body of ``request``. Raises Refusal."""
@@ -142,8 +152,12 @@ class Fields:
         return [_written(name, item) if isinstance(item, str) else item for item in value]
 
     def done(self) -> None:
-        """Refuses fields that were not read."""
-        unknown = sorted(self._given.keys() - self._read)
+        """Refuses fields that were not read, unless they ask for nothing."""
+        unread = self._given.keys() - self._read
+        for name in sorted(unread & NEUTRAL.keys()):
+            if isinstance(self._given[name], bool) or self._given[name] != NEUTRAL[name]:
+                raise self.refuse(name, f"{json.dumps(NEUTRAL[name])}, since it is not offered here")
+        unknown = sorted(unread - NEUTRAL.keys())
         if unknown:
             shown = ", ".join(name[:40] for name in unknown[:8]).encode("ascii", "backslashreplace").decode()
             raise Refusal(f"unknown field {shown}", field=unknown[0][:40])

@@ -1,4 +1,4 @@
-//! Megabytes a second of a tokenizer over files: `speed TOKENIZER.json TEXT...`.
+//! Megabytes a second of a tokenizer over files: `cargo run --release -p lmrs-tokenizers --example encoding TOKENIZER.json TEXT...`.
 //!
 //! Each text is cut into documents of about 4 KB. "fresh" is one pass of a tokenizer that has seen nothing, "warm" the
 //! best of three more passes.

@@ -1,7 +1,10 @@
 """What GRPO and RLOO share: several replies to each prompt, judged against each other, and no critic."""
 
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -17,21 +20,39 @@ from lmrs.tokenizer import Tokenizer
 from lmrs.train.order import Shuffled
 
 
-class Setting(Protocol):
-    """The settings of a group method, and its two functions."""
+@dataclass(frozen=True, kw_only=True)
+class Setting(ABC):
+    """What the group methods share, and the two functions that set them apart. Raises InputError for a bad setting."""
 
-    prompts: int
+    prompts: int = 4
     group: int
-    max_tokens: int
-    temperature: float
+    max_tokens: int = 64
+    temperature: float = 1.0
     beta: float
-    epochs: int
-    minibatches: int
-    mask_truncated: bool
+    epsilon: float = 0.2
+    epochs: int = 1
+    minibatches: int = 1
+    mask_truncated: bool = False
 
+    def __post_init__(self) -> None:
+        for name, least in (("prompts", 1), ("group", 2), ("max_tokens", 1), ("epochs", 1), ("minibatches", 1)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}, expected at least {least}")
+        if not 0 < self.temperature < math.inf or not 0 <= self.beta < math.inf:
+            raise InputError(f"temperature {self.temperature} and beta {self.beta}: expected more than 0, at least 0")
+        if not 0 < self.epsilon < 1:
+            raise InputError(f"epsilon is {self.epsilon}, expected between 0 and 1")
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Between which the ratio is not clipped."""
+        return 1 - self.epsilon, 1 + self.epsilon
+
+    @abstractmethod
     def advantages(self, scores: Floats, penalties: Floats) -> Floats:
         """Of replies ``[prompts, group]``, from their scores and KLs; the same shape."""
 
+    @abstractmethod
     def losses(self, x: Vector, old: Floats, reference: Floats, advantages: Floats, lengths: Sequence[int]) -> Vector:
         """The terms of the loss: of each token, or of each reply."""
 
@@ -44,7 +65,7 @@ class Learner:
         policy: Any,
         prompts: Sequence[Sequence[int]],
         scorer: Scorer,
-        setting: Any,
+        setting: Setting,
         *,
         reference: Any | None,
         tokenizer: Tokenizer | None,

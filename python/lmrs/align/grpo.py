@@ -1,6 +1,5 @@
 """GRPO (Shao et al. 2024), and by its settings DAPO (Yu et al. 2025), Dr. GRPO (Liu et al. 2025), GSPO, CISPO."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 
 from lmrs.align import vector as v
-from lmrs.align.group import Learner
+from lmrs.align.group import Learner, Setting
 from lmrs.align.rollout import Scorer
 from lmrs.align.vector import Floats, Vector
 from lmrs.errors import InputError
@@ -16,7 +15,7 @@ from lmrs.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class GRPO:
+class GRPO(Setting):
     """The settings. Raises InputError for one outside its range.
 
     An iteration draws ``group`` replies, of at most ``max_tokens``, to each of ``prompts`` prompts at ``temperature``.
@@ -29,29 +28,16 @@ class GRPO:
     ``log p`` by the clipped ratio as a constant. ``mask_truncated`` leaves out replies that did not end.
     """
 
-    prompts: int = 4
     group: int = 8
-    max_tokens: int = 64
-    temperature: float = 1.0
     beta: float = 0.0
-    epsilon: float = 0.2
     epsilon_high: float | None = None
     delta: float | None = None
     scale: Literal["group", "batch", "none"] = "group"
     importance: Literal["token", "sequence"] = "token"
     loss: Literal["dapo", "bnpo", "grpo", "dr_grpo", "cispo"] = "dapo"
-    epochs: int = 1
-    minibatches: int = 1
-    mask_truncated: bool = False
 
     def __post_init__(self) -> None:
-        for name, least in (("prompts", 1), ("group", 2), ("max_tokens", 1), ("epochs", 1), ("minibatches", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}, expected at least {least}")
-        if not 0 < self.temperature < math.inf or not 0 <= self.beta < math.inf:
-            raise InputError(f"temperature {self.temperature} and beta {self.beta}: expected more than 0, at least 0")
-        if not 0 < self.epsilon < 1:
-            raise InputError(f"epsilon is {self.epsilon}, expected between 0 and 1")
+        super().__post_init__()
         for name, known in (
             ("scale", ("group", "batch", "none")),
             ("importance", ("token", "sequence")),
@@ -62,8 +48,9 @@ class GRPO:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Between which the ratio is not clipped."""
-        return 1 - self.epsilon, 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
+        """See :class:`~lmrs.align.group.Setting`."""
+        low, high = super().bounds
+        return low, high if self.epsilon_high is None else 1 + self.epsilon_high
 
     def advantages(self, scores: Floats, penalties: Floats) -> Floats:
         """See :class:`~lmrs.align.group.Setting`."""

@@ -1,6 +1,5 @@
 """RLOO (Ahmadian et al. 2024): REINFORCE on whole replies, each with the others of its group for a baseline."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -8,15 +7,14 @@ from typing import Any
 import numpy as np
 
 from lmrs.align import vector as v
-from lmrs.align.group import Learner
+from lmrs.align.group import Learner, Setting
 from lmrs.align.rollout import Scorer
 from lmrs.align.vector import Floats, Vector
-from lmrs.errors import InputError
 from lmrs.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLOO:
+class RLOO(Setting):
     """The settings. Raises InputError for one outside its range.
 
     A reply is rewarded by its score less ``beta·(log p - log p_ref)``; its advantage is that less the mean of the other
@@ -24,30 +22,9 @@ class RLOO:
     ``ρ`` the ratio of the probabilities of the whole reply, clipped to ``1 ± epsilon``; at the first step REINFORCE.
     """
 
-    prompts: int = 4
     group: int = 2
-    max_tokens: int = 64
-    temperature: float = 1.0
     beta: float = 0.05
-    epsilon: float = 0.2
     normalize: bool = False
-    epochs: int = 1
-    minibatches: int = 1
-    mask_truncated: bool = False
-
-    def __post_init__(self) -> None:
-        for name, least in (("prompts", 1), ("group", 2), ("max_tokens", 1), ("epochs", 1), ("minibatches", 1)):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}, expected at least {least}")
-        if not 0 < self.temperature < math.inf or not 0 <= self.beta < math.inf:
-            raise InputError(f"temperature {self.temperature} and beta {self.beta}: expected more than 0, at least 0")
-        if not 0 < self.epsilon < 1:
-            raise InputError(f"epsilon is {self.epsilon}, expected between 0 and 1")
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """Between which the ratio is not clipped."""
-        return 1 - self.epsilon, 1 + self.epsilon
 
     def advantages(self, scores: Floats, penalties: Floats) -> Floats:
         """See :class:`~lmrs.align.group.Setting`."""

@@ -147,10 +147,6 @@ def test_a_column_that_is_not_there(tmp_path: Path) -> None:
         list(texts(tmp_path / "a.parquet", column="body"))
 
 
-def in_a_worker(scorer: ArrowScorer, table: Any) -> Any:
-    return scorer(table)
-
-
 def test_arrow_in_arrow_out(engine: lmrs.Engine, checkpoint: Path) -> None:
     """As a table, record batches, a mapping, and sent to another process."""
     rows = [*TEXTS[:5], None, ""]
@@ -164,7 +160,7 @@ def test_arrow_in_arrow_out(engine: lmrs.Engine, checkpoint: Path) -> None:
     assert [batch.num_rows for batch in scorer.batches(iter(table.to_batches(max_chunksize=4)))] == [4, 3]
     assert scorer({"text": rows})["bytes"] == found.column("bytes").to_pylist()
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert pool.apply(in_a_worker, (scorer, table)).equals(found)
+        assert pool.apply_async(scorer, (table,)).get(timeout=60).equals(found)
     with pytest.raises(InputError, match="no column 'text' in the batch; it has body"):
         scorer(pyarrow.table({"body": rows}))
     with pytest.raises(InputError, match="row 0 of text is 3, expected a text"):

@@ -11,7 +11,8 @@ from lmrs import models, ops
 from lmrs.backend import native
 from lmrs.backend import torch as torch_backend
 from lmrs.batch import Batch, Ragged
-from lmrs.errors import InputError, ShapeError
+from lmrs.errors import ConfigError, InputError, ShapeError
+from lmrs.nn.layers import CappedHead
 from lmrs.nn.module import Module
 
 FIXTURES = Path(__file__).parent / "fixtures" / "models"
@@ -20,6 +21,8 @@ LABELS = [[6, 7, 8, 9, -100], [12, -100], [-100, 4, 90, 3, 2, 17, 1]]
 
 
 def loss(model: Any, batch: Batch) -> Any:
+    if isinstance(model.head, CappedHead):
+        return ops.sum(model.head(model.hidden(batch)))
     if not hasattr(model, "encode"):
         return model.head.loss(model.hidden(batch), batch.labels)
     memory = model.encode(batch)
@@ -39,6 +42,16 @@ def test_gradients_of_a_model_are_the_tapes(name: str) -> None:
     largest = max(float(grad.abs().max()) for grad in theirs.values())
     for path, grad in theirs.items():
         assert np.abs(ours[path].numpy() - grad.numpy()).max() <= 1e-6 * largest, path
+
+
+def test_capped_logits_are_refused_a_loss() -> None:
+    model = models.load(FIXTURES / "gemma2")
+    batch = Batch.of(TEXTS, labels=LABELS)
+    hidden = model.hidden(batch)
+    with pytest.raises(ConfigError, match="logits capped at 5.0 cannot be trained"):
+        model.head.loss(hidden, batch.labels)
+    with pytest.raises(ConfigError, match="logits capped at 5.0 cannot be scored"):
+        model.head.logprob(hidden, batch.labels)
 
 
 def test_there_and_back() -> None:

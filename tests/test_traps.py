@@ -20,7 +20,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from lmrs import models, ops
 from lmrs.backend import native
-from lmrs.backend import torch as torch_backend
+from lmrs.backend.torch.attention import buckets as torch_buckets
 from lmrs.batch import Batch, Ragged
 from lmrs.errors import ConfigError
 from lmrs.models import LanguageModel
@@ -169,7 +169,7 @@ def test_t5_buckets(buckets: int, max_distance: int, *, bidirectional: bool) -> 
     distance = torch.arange(-300, 301)
     theirs = T5Attention._relative_position_bucket(distance, bidirectional, buckets, max_distance)
     relative = {"buckets": buckets, "max_distance": max_distance, "bidirectional": bidirectional}
-    assert torch.equal(torch_backend.buckets(distance, **relative), theirs)
+    assert torch.equal(torch_buckets(distance, **relative), theirs)
 
     n = 160
     table = np.random.default_rng(0).normal(size=(buckets, 1)).astype(np.float32)

@@ -43,7 +43,7 @@ def run(kind: str, **more: Any) -> tuple[Any, train.History]:
 
 
 def killed(kind: str, directory: Path, kills: int) -> int:
-    """``kills`` kills, each at a random moment; how many came while a checkpoint was being written."""
+    """``kills`` kills, every other one aimed at the writing of a checkpoint, the rest at random; how many hit it."""
     script = (
         "import sys; sys.path[:0] = [sys.argv[2]]\nimport test_killed as t\nfrom lmrs.train import checkpoint as c\n"
         "real = c.Checkpoints.save\n"
@@ -53,15 +53,17 @@ def killed(kind: str, directory: Path, kills: int) -> int:
     )
     command = [sys.executable, "-c", script, str(directory), str(Path(__file__).parent), kind]
     draw, inside = random.Random(kind), 0
-    for _ in range(kills):
+    for number in range(kills):
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             # After a `save` the kill comes into a save, after a `saved` into the next step.
-            wanted = draw.randint(1, 6)
+            aimed = number % 2 == 0
+            wanted = 2 * draw.randint(1, 3) - (1 if aimed else draw.randint(0, 1))
             for count, _line in enumerate(process.stdout, 1):
                 if count == wanted:
                     break
-            time.sleep(draw.uniform(0, 0.003))
+            if not aimed:
+                time.sleep(draw.uniform(0, 0.003))
             process.kill()
             left = process.stdout.read().split()
             inside += (wanted + len(left)) % 2

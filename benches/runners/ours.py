@@ -1,5 +1,7 @@
 """lmrs."""
 
+import itertools
+
 import numpy as np
 
 import lmrs
@@ -30,16 +32,27 @@ def jobs(name: str, dtype: str, count: int) -> Jobs:
 def _decoder(name: str, engine: lmrs.Engine, dtype: str) -> Jobs:
     prompt = work.ids(name, work.PREFILL_TOKENS)
     prompts = work.rows(name, work.STREAMS, work.DECODE_PROMPT)
+    shifts = {
+        job: itertools.chain([0], itertools.count(start, 3)) for start, job in enumerate(("prefill", "one", "many"), 1)
+    }
+
+    def anew(job: str, rows: list[list[int]]) -> list[list[int]]:
+        # What it has seen the engine does not compute again. The answer of the first run is compared; after it no
+        # beginning comes twice.
+        shift = next(shifts[job])
+        return [[ids[0] + shift, *ids[1:]] for ids in rows]
 
     def prefill() -> np.ndarray:
-        done = engine.generate(prompt, max_tokens=1, ignore_eos=True)
+        done = engine.generate(*anew("prefill", [prompt]), max_tokens=1, ignore_eos=True)
         return np.array([done.tokens[0], done.logprobs[0]])
 
     def decode() -> np.ndarray:
-        return np.array(engine.generate(prompts[0], max_tokens=work.DECODE_TOKENS, ignore_eos=True).tokens)
+        return np.array(
+            engine.generate(*anew("one", prompts[:1]), max_tokens=work.DECODE_TOKENS, ignore_eos=True).tokens
+        )
 
     def streams() -> np.ndarray:
-        done = engine.generate(prompts, max_tokens=work.DECODE_TOKENS, ignore_eos=True)
+        done = engine.generate(anew("many", prompts), max_tokens=work.DECODE_TOKENS, ignore_eos=True)
         return np.array([completion.tokens for completion in done])
 
     jobs = {"prefill": prefill, "decode": decode, "streams": streams}

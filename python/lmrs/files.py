@@ -1,5 +1,6 @@
-"""Directories and files written whole or not at all, and the JSON files in them."""
+"""Directories and files written whole or not at all, and what is read of JSON files and of texts by the line."""
 
+import gzip
 import json
 import os
 import shutil
@@ -100,3 +101,19 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FormatError(f"{path}: is {type(value).__name__}, expected a JSON object")
     return value
+
+
+def lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 text, gzipped if it ends in ``.gz``, without their ends, each with its number from 1.
+
+    One at a time is in memory. Raises FileError, and FormatError naming the line that is not UTF-8.
+    """
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                try:
+                    yield number, line.decode().rstrip("\r\n")
+                except UnicodeDecodeError as error:
+                    raise FormatError(f"{path}:{number}: not UTF-8 at byte {error.start} of the line") from None
+    except (EOFError, OSError) as error:
+        raise FileError(f"{path}: {error}") from None

@@ -1,11 +1,11 @@
 """The texts of a corpus, one after another, whatever holds them."""
 
-import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from lmrs.errors import FileError, FormatError, InputError, MissingFileError
+from lmrs.files import lines
 
 KINDS = ".txt, .jsonl or .parquet (the first two also .gz)"
 
@@ -23,26 +23,14 @@ def texts(path: Path, *, column: str = "text") -> Iterator[str]:
     if kind == ".parquet" and path.suffix != ".gz":
         yield from _parquet(path, column)
     elif kind == ".jsonl":
-        for number, line in _lines(path):
+        for number, line in lines(path):
             if line.strip():
                 yield _field(f"{path}:{number}", line, column)
     elif kind == ".txt":
-        for _, line in _lines(path):
+        for _, line in lines(path):
             yield line
     else:
         raise InputError(f"{path}: expected {KINDS}")
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    yield number, line.decode().rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    raise FormatError(f"{path}:{number}: not UTF-8 at byte {error.start} of the line") from None
-    except (EOFError, OSError) as error:
-        raise FileError(f"{path}: {error}") from None
 
 
 def _field(where: str, line: str, column: str) -> str:

@@ -1,13 +1,11 @@
 """N-gram models as ARPA text: counts, then for each order lines of log₁₀ p, the words and the weight of backing off."""
 
-import gzip
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
-from lmrs.errors import FileError, FormatError, MissingFileError
+from lmrs.errors import FormatError, MissingFileError
 from lmrs.eval.ngram.model import UNKNOWN, Entry, Table
-from lmrs.files import replace_file
+from lmrs.files import lines, replace_file
 
 MOST_ORDER = 32
 
@@ -21,7 +19,8 @@ def read(path: Path) -> Table:
     counts: dict[int, int] = {}
     order = seen = 0
     number, ended = 0, False
-    for number, line in _lines(path):
+    for number, written in lines(path):
+        line = written.strip(" \t")
         if not line or ended:
             continue
         if line.startswith("ngram ") and not order:
@@ -67,18 +66,6 @@ def _entry(where: str, line: str, order: int, *, last: bool) -> tuple[list[str],
     if not (entry[0] <= 0 and math.isfinite(entry[1])):
         raise FormatError(f"{where}: log₁₀ p is {prob} and the back-off {weight}, expected at most 0 and a number")
     return words, entry
-
-
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    yield number, line.decode().strip(" \t\r\n")
-                except UnicodeDecodeError as error:
-                    raise FormatError(f"{path}:{number}: not UTF-8 at byte {error.start} of the line") from None
-    except (EOFError, OSError) as error:
-        raise FileError(f"{path}: {error}") from None
 
 
 def write(table: Table, path: Path) -> None:

@@ -52,7 +52,7 @@ rust-test: ## the Rust tests alone
 # have a part, as in `make slow ONLY="-p lmrs-lowrank"`.
 ONLY ?= --workspace --exclude lmrs-python
 slow: ## every property of the Rust tests on ten thousand cases
-	PROPTEST_CASES=10000 cargo test --release $(ONLY)
+	PROPTEST_CASES=10000 LMRS_LINEAR_MIB=16 cargo test --release $(ONLY)
 
 # Needs `rustup component add --toolchain nightly miri rust-src`. Miri interprets, so the scalar kernels alone run, on few
 # cases; as it changes the last bits of library functions on purpose, it is told not to.

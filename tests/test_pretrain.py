@@ -4,9 +4,11 @@ import json
 import re
 import shutil
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -18,11 +20,12 @@ from hypothesis import strategies as st
 import lmrs
 from lmrs import models, pretrain, train
 from lmrs.cli import main
-from lmrs.data import Shards, pack
+from lmrs.data import Shards, pack, texts_of
 from lmrs.demo import texts
 from lmrs.errors import FormatError, InputError, MissingFileError
 from lmrs.models import bert, elmo, gpt2
 from lmrs.tokenizer import Tokenizer
+from lmrs.train.documents import Runs
 from lmrs.train.mlm import Marks
 from lmrs.train.order import Shuffled
 
@@ -240,3 +243,120 @@ def test_bad_input_is_one_line(options: list[str], names: str, tmp_path: Path) -
     assert len(result.stderr.splitlines()) == 1
     assert re.search(names, result.stderr), result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bert", "t5"])
+def test_one_command_from_shards(family: str, tmp_path: Path) -> None:
+    """The same command, and a run that goes on, from ids in files."""
+    file = tmp_path / "rows.jsonl"
+    rows = [row for row in texts.shakespeare().train[:40_000].split("\n\n") if row]
+    file.write_text("".join(json.dumps({"body": row}) + "\n" for row in rows))
+    special = {"t5": ["<pad>", "</s>", "<unk>", *(f"<extra_id_{n}>" for n in range(100))]}.get(family)
+    kind: Any = "wordpiece" if family == "bert" else "bpe"
+    Tokenizer.train(rows, model=kind, vocab_size=400, special_tokens=special).save(tmp_path / "words")
+    shards, words = tmp_path / "shards", tmp_path / "words"
+    packing = ["data", "pack", file, "--column", "body", "--tokenizer", words, "-o", shards, "--shard-tokens", "4000"]
+    base = ["pretrain", "--family", family, "--data", shards, "--layers", "1", "--width", "32", "--context", "32"]
+    base += ["--steps", "20", "--batch-tokens", "256", "--rate", "0.01", "--json"]
+    if family != "gpt2":
+        command(*packing, "--json")
+        refused = CliRunner().invoke(main, [*map(str, base), "-o", str(tmp_path / "no")])
+        assert f"for {family} pack with --no-special" in refused.stderr
+        packing.append("--no-special")
+    assert command(*packing, "--json")["documents"] == len(rows)
+    told = command(*base, "-o", tmp_path / "model", "--checkpoints", tmp_path / "run", "--save-every", "10")
+    assert told["held_out"] < told["held_out_before"] - 0.2
+    shutil.rmtree(tmp_path / "run" / "step-00000020")
+    again = command(*base, "-o", tmp_path / "again", "--checkpoints", tmp_path / "run", "--resume")
+    assert again["losses"] == told["losses"]
+    assert lmrs.Engine(lmrs.load(tmp_path / "model")).tokenizer.encode(rows[0]).ids
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--family", "elmo"], "shards hold token ids"),
+        (["--family", "gpt2", "--tokenizer", "SHARDS"], "brings the tokenizer"),
+    ],
+)
+def test_what_shards_cannot_do(options: list[str], names: str, tmp_path: Path) -> None:
+    shards = tmp_path / "shards"
+    pack([f"some text {n}" for n in range(20)], shards, tokenizer=tokenizer())
+    given = [str(shards) if option == "SHARDS" else option for option in options]
+    result = CliRunner().invoke(main, ["pretrain", *given, "--data", str(shards), "-o", str(tmp_path / "out")])
+    assert result.exit_code == 1
+    assert names in result.stderr
+    pack([f"some text {n}" for n in range(9)], shards, tokenizer=tokenizer())
+    with pytest.raises(InputError, match="has 9 documents, expected at least 10"):
+        pretrain.documents(shards)
+
+
+def test_examples_of_shards_are_made_when_asked_for(tmp_path: Path) -> None:
+    """Making an objective reads how long documents are, and none of their tokens."""
+    pack([f"some text {n}" * 5 for n in range(300)], tmp_path / "shards", tokenizer=tokenizer())
+    shards = Shards(tmp_path / "shards")
+    config = gpt2.Config(vocabulary=len(tokenizer()), width=32, layers=1, heads=1, context=64, inner=64)
+    model = models.initialise(gpt2.Model(config), seed=0)
+    read: list[int] = []
+
+    class Watched(Shards):
+        def __getitem__(self, index: Any) -> Any:
+            read.append(index)
+            return super().__getitem__(index)
+
+    objective = train.clm(model, Watched(tmp_path / "shards"), context=16)
+    assert not read
+    assert objective.tokens(len(objective) - 1) <= 16
+    assert set(read) == {299}
+    plain = train.clm(model, [ids.tolist() for ids in shards], context=16)
+    assert len(objective) == len(plain)
+    for index in range(len(plain)):
+        assert list(objective.examples[index].ids) == plain.examples[index].ids
+        assert list(objective.examples[index].labels) == plain.examples[index].labels
+    part = shards[10:20]
+    assert len(part) == 10
+    assert part.tokens == sum(map(len, part)) == part.lengths.sum()
+    assert part[-1].tolist() == shards[19].tolist()
+    with pytest.raises(InputError, match="no step"):
+        shards[::2]
+    small = models.initialise(gpt2.Model(replace(config, vocabulary=50)), seed=0)
+    with pytest.raises(InputError, match=r"a vocabulary of \d+, the model has 50"):
+        train.clm(small, shards)
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=8), st.integers(1, 9), st.integers(0, 1))
+def test_runs_are_those_of_cutting_each_document(lengths: list[int], size: int, overlap: int) -> None:
+    documents = [list(range(n)) for n in lengths]
+    least = 1 + overlap
+    pieces = [ids[at : at + size + overlap] for ids in documents for at in range(0, len(ids), size)]
+    expected = [piece for piece in pieces if len(piece) >= least]
+    runs = Runs(documents, size, least=least, overlap=overlap)
+    assert list(runs) == expected
+    assert runs[1:] == expected[1:]
+    with pytest.raises(IndexError):
+        runs[len(expected)]
+
+
+def test_a_dataset_is_a_corpus(tmp_path: Path) -> None:
+    rows = [row for row in texts.shakespeare().train[:8000].split("\n\n") if row]
+    dataset = datasets.Dataset.from_dict({"text": rows, "number": list(range(len(rows)))})
+    streamed = dataset.to_iterable_dataset()
+    assert list(texts_of(dataset)) == list(texts_of(streamed)) == rows
+    whole = pack(dataset, tmp_path / "shards", tokenizer=tokenizer())
+    again = pack(streamed, tmp_path / "again", tokenizer=tokenizer())
+    assert [ids.tolist() for ids in whole] == [ids.tolist() for ids in again]
+    dataset.save_to_disk(tmp_path / "saved")
+    assert sum(map(len, pretrain.documents(tmp_path / "saved"))) == len(rows)
+    config = gpt2.Config(vocabulary=len(tokenizer()), width=32, layers=1, heads=1, context=64, inner=64)
+    model = models.initialise(gpt2.Model(config), seed=0)
+    direct, listed = (train.clm(model, found, tokenizer=tokenizer()) for found in (dataset, rows))
+    assert list(direct.examples) == list(listed.examples)
+    with pytest.raises(InputError, match="no column 'body'; it has text, number"):
+        next(texts_of(dataset, column="body"))
+    with pytest.raises(InputError, match="row 0 of the dataset: number is 0, expected a text"):
+        next(texts_of(dataset, column="number"))
+    with pytest.raises(InputError, match="has the splits train, test"):
+        pack(dataset.train_test_split(0.2), tmp_path / "no", tokenizer=tokenizer())
+    (tmp_path / "saved" / "dataset_info.json").write_text("{")
+    with pytest.raises(FormatError, match="not a dataset"):
+        pretrain.documents(tmp_path / "saved")

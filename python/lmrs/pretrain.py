@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lmrs.data import Shards
 from lmrs.errors import InputError
 from lmrs.eval import rows
 from lmrs.files import replace_file
@@ -19,7 +20,7 @@ from lmrs.train import bilm, clm, mlm, span_corruption
 from lmrs.train.objective import Objective
 
 Family = Literal["gpt2", "bert", "t5", "elmo"]
-HELD_OUT = 0.1
+HELD_OUT, MOST_HELD_OUT = 0.1, 1000
 _SENTINELS = [f"<extra_id_{n}>" for n in range(100)]
 _MARKS = ["<S>", "</S>", "<UNK>"]
 
@@ -53,13 +54,20 @@ class Task:
     save: Callable[[Path], None]
 
 
-def documents(path: Path, *, column: str = "text") -> tuple[list[str], list[str]]:
-    """The texts of a file to train on, and those held out: the last tenth.
+def documents(path: Path, *, column: str = "text") -> tuple[Sequence[Any], Sequence[Any]]:
+    """The documents to train on and those held out, the last tenth: texts, or the ids of packed shards.
 
-    A ``.txt`` file (or ``.txt.gz``) is one text, cut at the end of a line; each row of ``.jsonl`` or
-    ``.parquet`` is one. Raises InputError if there is too little to hold some of it out, and what
-    :func:`lmrs.eval.rows.texts` raises.
+    A ``.txt`` file (or ``.txt.gz``) is one text, cut at the end of a line; each row of ``.jsonl``, ``.parquet`` or a
+    saved dataset is one. These are read whole; a directory that ``lmrs data pack`` wrote is mapped, so that it may be
+    larger than memory, and its held-out part is at most the last 1,000 documents. Raises InputError if there is too
+    little to hold some of it out, and what :func:`lmrs.eval.rows.texts` and :class:`lmrs.data.Shards` raise.
     """
+    if (path / "shards.json").is_file():
+        packed = Shards(path)
+        judged = min(int(len(packed) * HELD_OUT), MOST_HELD_OUT)
+        if not judged:
+            raise InputError(f"{path} has {len(packed)} documents, expected at least 10: the last tenth is held out")
+        return packed[:-judged], packed[-judged:]
     found = list(rows.texts(path, column=column))
     cut = math.ceil(len(found) * (1 - HELD_OUT))
     if not 0 < cut < len(found):
@@ -71,8 +79,8 @@ def documents(path: Path, *, column: str = "text") -> tuple[list[str], list[str]
 
 def task(
     family: Family,
-    train: Sequence[str],
-    held_out: Sequence[str],
+    train: Sequence[Any],
+    held_out: Sequence[Any],
     *,
     size: Size,
     tokenizer: Tokenizer | None = None,
@@ -82,9 +90,12 @@ def task(
     """GPT-2 with causal, BERT with masked, T5 (v1.1) with span-corrupted, ELMo with bidirectional language modelling.
 
     Without ``tokenizer`` one is trained on ``train``: byte-level BPE, for BERT WordPiece; ELMo has words, what is
-    between spaces, the most frequent ones in its head. Raises InputError if a text or the vocabulary is too small, or
-    for a tokenizer with ELMo, or one without the tokens that the family needs.
+    between spaces, the most frequent ones in its head. Shards bring the tokenizer they were packed with. Raises
+    InputError if a text or the vocabulary is too small, for a tokenizer or shards with ELMo, a tokenizer without the
+    tokens that the family needs, or shards with special tokens where the objective puts its own.
     """
+    if isinstance(train, Shards):
+        tokenizer = _packed_for(family, train, tokenizer)
     if family == "elmo":
         return _elmo(train, held_out, size=size, tokenizer=tokenizer, seed=seed)
     if tokenizer is None:
@@ -113,6 +124,16 @@ def task(
         tokenizer.save(directory)
 
     return Task(model, objective(model, train, **options), objective(model, held_out, **options), write)
+
+
+def _packed_for(family: Family, shards: Shards, tokenizer: Tokenizer | None) -> Tokenizer:
+    if family == "elmo":
+        raise InputError("an elmo reads the letters of words, and shards hold token ids: give it the text")
+    if tokenizer is not None:
+        raise InputError(f"{shards.directory} brings the tokenizer it was packed with: give no other")
+    if family != "gpt2" and shards.special:
+        raise InputError(f"{shards.directory} has special tokens around each text: for {family} pack with --no-special")
+    return shards.tokenizer()
 
 
 def _gpt2(vocabulary: int, size: Size) -> LanguageModel:

@@ -16,6 +16,7 @@ EXAMPLES = """\b
 Examples:
   lmrs data pack --tokenizer my-tokenizer corpus.jsonl -o corpus.shards
   lmrs data pack --tokenizer gpt2 part-*.parquet --column content -o corpus.shards
+  lmrs pretrain --family gpt2 --data corpus.shards -o my-gpt
 """
 
 
@@ -28,13 +29,26 @@ def data() -> None:
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--tokenizer", type=click.Path(path_type=Path), required=True, help="A tokenizer's file or directory.")
 @click.option("--column", default="text", show_default=True, help="The field of JSONL or Parquet that holds the text.")
+@click.option(
+    "--special/--no-special", default=True, show_default=True, help="Special tokens around each text, as GPTs want."
+)
 @click.option("--shard-tokens", default=1 << 26, show_default=True, help="A shard ends once it has so many tokens.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The directory to write.")
 @options.as_json
 def pack(
-    *, files: tuple[Path, ...], tokenizer: Path, column: str, shard_tokens: int, output: Path, as_json: bool
+    *,
+    files: tuple[Path, ...],
+    tokenizer: Path,
+    column: str,
+    special: bool,
+    shard_tokens: int,
+    output: Path,
+    as_json: bool,
 ) -> None:
-    """Turn the texts of FILES (.txt, a text a line; .jsonl; .parquet) into shards of token ids that training maps.
+    """Turn the texts of FILES into shards of token ids, which `lmrs pretrain --data` maps and never reads whole.
+
+    FILES are .txt, a text a line; .jsonl; .parquet; or directories that `save_to_disk` of `datasets` wrote. For BERT
+    and T5, whose objectives put their own marks, pack with --no-special.
 
     With --json: {"documents": ..., "tokens": ..., "output": ...}.
     """
@@ -48,6 +62,7 @@ def pack(
             texts(),
             output,
             tokenizer=Tokenizer.load(tokenizer),
+            special=special,
             shard_tokens=shard_tokens,
             progress=lambda read, _tokens: told("texts", read, None),
         )

@@ -18,13 +18,14 @@ EXAMPLES = """\b
 Examples:
   lmrs pretrain --family gpt2 --data shakespeare.txt -o my-gpt
   lmrs pretrain --family bert --data corpus.jsonl --layers 6 --width 256 --steps 5000 -o my-bert
+  lmrs pretrain --family gpt2 --data corpus.shards -o my-gpt
   lmrs pretrain --family t5 --data corpus.txt --checkpoints runs/t5 --resume -o my-t5
 """
 
 
 @click.command(epilog=EXAMPLES)
 @click.option("--family", type=click.Choice(get_args(recipes.Family)), required=True, help="Which paradigm.")
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="A .txt, .jsonl or .parquet file.")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Text or shards, see above.")
 @click.option("--column", default="text", show_default=True, help="The field of JSONL or Parquet that holds the text.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Directory to write the model to.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="A tokenizer to use [default: one is trained]")
@@ -66,6 +67,8 @@ def pretrain(
 ) -> None:
     """Train a model from random weights on the text of --data and write it, with its tokenizer, to -o.
 
+    --data is a .txt, .jsonl or .parquet file, a dataset that `save_to_disk` wrote, or what `lmrs data pack` wrote,
+    which may be larger than memory.
     gpt2 predicts the next token, bert masked tokens, t5 spans that were cut out, elmo the next word from both sides.
     The last tenth of the data is held out and judged before and after: the mean loss in nats, and its exponential, for
     gpt2 and elmo the perplexity.

@@ -4,19 +4,24 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
+from lmrs.data.dataset import on_disk, opened, texts_of
 from lmrs.errors import FileError, FormatError, InputError, MissingFileError
 from lmrs.files import lines
 
-KINDS = ".txt, .jsonl or .parquet (the first two also .gz)"
+KINDS = ".txt, .jsonl or .parquet (the first two also .gz), or a saved dataset"
 
 
 def texts(path: Path, *, column: str = "text") -> Iterator[str]:
     """The texts of a file, a few in memory at a time: lines of ``.txt``, the ``column`` of others.
 
-    The first two may be gzipped. A Parquet file needs pyarrow (``pip install lmrs[arrow]``). Raises MissingFileError,
+    The first two may be gzipped. A Parquet file needs pyarrow (``pip install lmrs[arrow]``), a directory that the
+    ``save_to_disk`` of Hugging Face's ``datasets`` wrote needs that (``lmrs[datasets]``). Raises MissingFileError,
     FileError; FormatError naming file and line for what is not UTF-8 or not JSON; InputError for a missing column, a
     value that is no text, or another kind of file.
     """
+    if on_disk(path):
+        yield from texts_of(opened(path), column=column)
+        return
     if not path.is_file():
         raise MissingFileError(f"{path}: no such file")
     kind = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lmrs.tokenizer import Tokenizer
-from lmrs.train.documents import Documents, Ids, encoded, length
+from lmrs.train.documents import Documents, Each, Ids, Runs, encoded, length
 from lmrs.train.objective import Example, NextToken
 
 
@@ -14,7 +14,7 @@ def clm(
     context: int | None = None,
     tokenizer: Tokenizer | None = None,
 ) -> NextToken:
-    """The objective ``-Σ log p(xₜ | x₁ … xₜ₋₁)`` over ``documents``: a text, or several texts or lists of token ids.
+    """The objective ``-Σ log p(xₜ | x₁ … xₜ₋₁)`` over ``documents``: texts, lists of token ids, or packed shards.
 
     A document is cut into runs of at most ``context`` tokens (by default what the model takes, at most 1024); each
     token but the first is predicted once, from those before it in its run. Texts are encoded by ``tokenizer``, by
@@ -24,11 +24,9 @@ def clm(
     """
     context = length(context, model)
     sequences = encoded(model, documents, tokenizer=tokenizer, special=True, end=True)
-    return NextToken(model, [run for ids in sequences for run in _runs(ids, context)])
+    # The last token of a run is only predicted, its first only read.
+    return NextToken(model, Each(_shifted, Runs(sequences, context, least=2, overlap=1)))
 
 
-def _runs(ids: Ids, context: int) -> list[Example]:
-    """The runs of a document. Its last token is only predicted, its first only read."""
-    read, predicted = ids[:-1], ids[1:]
-    starts = range(0, len(read), context)
-    return [Example(read[start : start + context], predicted[start : start + context]) for start in starts]
+def _shifted(run: Ids) -> Example:
+    return Example(run[:-1], run[1:])

@@ -11,7 +11,7 @@ from lmrs.batch import Backend
 from lmrs.errors import InputError
 from lmrs.fingerprint import fingerprint
 from lmrs.train.checkpoint import Checkpoints
-from lmrs.train.objective import Dynamic, Objective
+from lmrs.train.objective import IGNORED, Dynamic, Objective
 from lmrs.train.optimiser import AdamW, Optimiser, finite_norm
 from lmrs.train.order import Shuffled
 from lmrs.train.rule import Rule
@@ -81,6 +81,8 @@ def fit(
     while (done := run.optimiser.steps) < steps:
         batches = [_draw(objective, run, batch_tokens, seed) for _ in range(accumulate)]
         loss, terms, gradients = _gradient(batches, run.optimiser.backend, name, (seed, done * accumulate))
+        if not terms:
+            raise InputError(f"the examples of step {done + 1} have nothing to predict: every label is {IGNORED}")
         norm = finite_norm(run.optimiser.backend, gradients) / terms
         shrink = 1.0 if clip is None else min(1.0, clip / (norm + 1e-6))
         factor = schedule(done, steps)

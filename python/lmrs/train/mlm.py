@@ -11,7 +11,7 @@ from lmrs.errors import InputError
 from lmrs.models.beside import tokenizer_of
 from lmrs.ops import Value
 from lmrs.tokenizer import Tokenizer
-from lmrs.train.documents import Documents, Ids, cut, encoded, length
+from lmrs.train.documents import Documents, Each, Ids, Runs, encoded, length
 from lmrs.train.objective import IGNORED, Example, attends, packed, selected
 from lmrs.train.order import generator
 
@@ -154,7 +154,7 @@ def mlm(
     whole_words: bool = False,
     seed: int = 0,
 ) -> MaskedTokens:
-    """Masked language modelling over ``documents``: a text, or several texts or lists of token ids without marks.
+    """Masked language modelling over ``documents``: texts, or without marks lists of token ids or packed shards.
 
     A document is cut into runs that with a ``cls`` before and a ``sep`` behind have at most ``context`` tokens. See
     :class:`Masking` for what is hidden; ``whole_words`` needs a tokenizer. ``tokenizer`` is by default the one beside
@@ -170,7 +170,8 @@ def mlm(
         marks = Marks.of(tokenizer)
     known = continuing(tokenizer) if whole_words and tokenizer is not None else None
     masking = Masking(marks=marks, vocabulary=model.config.vocabulary, rate=rate, continues=known)
-    runs = cut(encoded(model, documents, tokenizer=tokenizer), context - 2)
+    runs = Runs(encoded(model, documents, tokenizer=tokenizer), context - 2)
     if not runs:
         raise InputError("there is nothing to train on: every text is empty")
-    return MaskedTokens(model, [[marks.cls, *run, marks.sep] for run in runs], masking, seed)
+    cls, sep = marks.cls, marks.sep
+    return MaskedTokens(model, Each(lambda run: [cls, *run, sep], runs), masking, seed)

@@ -88,16 +88,13 @@ class NextToken:
     """The negative log-likelihood in nats of the labels of ``examples`` under a causal ``model``.
 
     Examples are packed: each sees only itself, so the loss of a batch is the sum of the losses of its examples.
-    Raises ConfigError if ``model`` is not causal, InputError if there is no example or one has no label.
+    Raises ConfigError if ``model`` is not causal, InputError if there is no example.
     """
 
     def __init__(self, model: Any, examples: Sequence[Example]) -> None:
         attends(model, causally=True)
         if not examples:
             raise InputError("there is nothing to train on: no text is longer than one token")
-        for index, example in enumerate(examples):
-            if all(label == IGNORED for label in example.labels):
-                raise InputError(f"example {index} has no token to predict")
         self.model, self.examples = model, examples
 
     def __len__(self) -> int:

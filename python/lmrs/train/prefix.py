@@ -11,7 +11,7 @@ from lmrs.batch import Backend
 from lmrs.errors import InputError
 from lmrs.ops import Value
 from lmrs.tokenizer import Tokenizer
-from lmrs.train.documents import Documents, Ids, cut, encoded, length
+from lmrs.train.documents import Documents, Ids, Runs, encoded, length
 from lmrs.train.order import generator
 from lmrs.train.seq2seq import Pair, answers, expect_encoder_decoder
 
@@ -64,7 +64,7 @@ def prefix_lm(
     """
     expect_encoder_decoder(model)
     size = length(context, model, least=2)
-    runs = cut(encoded(model, documents, tokenizer=tokenizer, end=True), size, least=2)
+    runs = Runs(encoded(model, documents, tokenizer=tokenizer, end=True), size, least=2)
     if not runs:
         raise InputError("there is nothing to train on: no text has two tokens")
     return Rests(model, runs, seed)

@@ -11,7 +11,7 @@ from lmrs.batch import Backend, Batch
 from lmrs.errors import InputError
 from lmrs.ops import Value
 from lmrs.tokenizer import Tokenizer
-from lmrs.train.documents import Documents, Ids, cut, encoded
+from lmrs.train.documents import Documents, Ids, Runs, encoded
 from lmrs.train.order import generator
 
 
@@ -71,7 +71,7 @@ def skipgram(
     """
     if window < 1:
         raise InputError(f"window is {window}, expected at least 1")
-    runs = cut(encoded(model, documents, tokenizer=tokenizer), 128, least=2)
+    runs = Runs(encoded(model, documents, tokenizer=tokenizer), 128, least=2)
     if not runs:
         raise InputError("there is nothing to train on: no text has two tokens")
     return Neighbours(model, runs, window, seed)

@@ -12,7 +12,7 @@ from lmrs.errors import InputError
 from lmrs.models.beside import tokenizer_of
 from lmrs.ops import Value
 from lmrs.tokenizer import Tokenizer
-from lmrs.train.documents import Documents, Ids, cut, encoded, length
+from lmrs.train.documents import Documents, Ids, Runs, encoded, length
 from lmrs.train.order import generator
 from lmrs.train.seq2seq import Pair, answers, expect_encoder_decoder
 
@@ -128,7 +128,7 @@ def span_corruption(
     mean: float = 3.0,
     seed: int = 0,
 ) -> Spans:
-    """T5's denoising over ``documents``: a text, or several texts or lists of token ids without special tokens.
+    """T5's denoising over ``documents``: texts, or without special tokens lists of token ids or packed shards.
 
     A document is cut into the longest runs whose inputs have at most ``context`` tokens (512 by default). See
     :class:`Corruption`. ``sentinels`` are by default ``<extra_id_0>``, ``<extra_id_1>`` … of ``tokenizer``, by default
@@ -147,7 +147,7 @@ def span_corruption(
     if corruption.counts(size)[1] > len(sentinels):
         needed = corruption.counts(size)[1]
         raise InputError(f"a run of {size} tokens loses {needed} spans, but there are {len(sentinels)} sentinels")
-    runs = cut(encoded(model, documents, tokenizer=tokenizer), size, least=2)
+    runs = Runs(encoded(model, documents, tokenizer=tokenizer), size, least=2)
     if not runs:
         raise InputError("there is nothing to train on: no text has two tokens")
     return Spans(model, runs, corruption, seed)

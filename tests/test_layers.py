@@ -11,7 +11,7 @@ PACKAGE = ROOT / "python" / "lmrs"
 # Each row may import the rows above it and its own; nothing may import a row below.
 LAYERS = [
     ["errors", "files"],
-    ["batch", "ops"],
+    ["batch", "ops", "pictures"],
     ["nn"],
     ["backend", "tokenizer"],
     ["data", "fingerprint", "gguf", "initialise", "weights"],

@@ -1,12 +1,14 @@
 """`lmrs eval`: judge a model by a task."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 from lmrs.cli import options
 from lmrs.cli.as_json import print_json
 from lmrs.cli.running import open_engine
+from lmrs.cli.threeh import threeh
 from lmrs.eval.tasks import TASKS, read
 from lmrs.terminal import columns, counting
 
@@ -18,7 +20,18 @@ Examples:
 """
 
 
-@click.command(epilog=EXAMPLES)
+class _Tasks(click.Command):
+    """`3h` judges by several files at once, so it is a command of its own, with options of its own."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        if args[:1] == ["3h"]:
+            return threeh.make_context(f"{info_name} 3h", args[1:], parent=parent, **extra)
+        return super().make_context(info_name, args, parent=parent, **extra)
+
+
+@click.command(cls=_Tasks, epilog=EXAMPLES)
 @click.argument("task", type=click.Choice(list(TASKS)))
 @options.model
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
@@ -31,6 +44,8 @@ def eval(*, task: str, model: Path, file: Path, limit: int | None, delta: Path |
     TASK says what they are: "choices" have query, choices and gold (the number of the right one); "pairs" have
     sentence_good and sentence_bad; "cloze" items have context and continuation, the last word. Metrics are those of
     lm-evaluation-harness, with bootstrapped standard errors.
+
+    `lmrs eval 3h` judges the stages of alignment; `lmrs eval 3h --help` says by what.
 
     With --json: {"items", "metrics": {name: {"value", "error"}}, "each": {name: [...]}}.
     """

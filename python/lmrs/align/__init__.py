@@ -12,6 +12,7 @@ A loss is a function of log-probabilities, in float64, on whatever backend the m
 
 from lmrs.align.cpo import CPO, cpo, simpo
 from lmrs.align.dpo import DPO, dpo
+from lmrs.align.generalise import Carried, answered, generalisation
 from lmrs.align.grpo import GRPO, grpo
 from lmrs.align.kto import KTO, kto, unpaired
 from lmrs.align.online import Iteration, learn
@@ -33,6 +34,7 @@ __all__ = [
     "PPO",
     "RLOO",
     "BradleyTerry",
+    "Carried",
     "Encoded",
     "Iteration",
     "Pair",
@@ -40,11 +42,13 @@ __all__ = [
     "Preference",
     "Sample",
     "Scored",
+    "answered",
     "by_model",
     "completion",
     "cpo",
     "dpo",
     "encoded",
+    "generalisation",
     "grpo",
     "held_out",
     "instructions",

@@ -12,6 +12,7 @@ from lmrs.train.dropout import dropout
 from lmrs.train.lion import Lion
 from lmrs.train.loop import fit
 from lmrs.train.mlm import mlm
+from lmrs.train.neftune import neftune
 from lmrs.train.objective import Dynamic, Example, NextToken, Objective
 from lmrs.train.optimiser import AdamW
 from lmrs.train.pairs import sentence_pairs
@@ -44,6 +45,7 @@ __all__ = [
     "dropout",
     "fit",
     "mlm",
+    "neftune",
     "prefix_lm",
     "sentence_pairs",
     "seq2seq",

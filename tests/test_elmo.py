@@ -14,6 +14,7 @@ from lmrs import models, ops, train
 from lmrs.backend import native
 from lmrs.backend import torch as torch_backend
 from lmrs.errors import ConfigError, FormatError, InputError, MissingFileError
+from lmrs.eval import score_both_ways
 from lmrs.eval.contextual import senses
 from lmrs.models import bilm, elmo, static
 from lmrs.models.elmo import DIRECTIONS, Words
@@ -179,6 +180,36 @@ def test_the_objective_is_both_cross_entropies() -> None:
     assert "head.weight" not in differs
 
 
+def test_scores_both_ways() -> None:
+    """Against torch's layers in float64; a sentence's score knows nothing of its company."""
+    model = fresh()
+    table = model.named_parameters()["head.weight"]
+    table.data = native.array(table.data.numpy() * 8).tensor
+    sentences = [*SENTENCES, ["an", "unknown", "bank"]]
+    head = table.data.numpy().astype(np.float64)
+    found = score_both_ways(model, sentences, vocabulary=list(VOCABULARY))
+    for sentence, score in zip(sentences, found, strict=True):
+        run = ["<S>", *sentence, "</S>"]
+        ids = [VOCABULARY.get(word, VOCABULARY["<UNK>"]) for word in run]
+        top = by_torch(model, run)[-1]
+        for logprobs, rows, labels in (
+            (score.forward_logprobs, top[:-1, :6], ids[1:]),
+            (score.backward_logprobs, top[1:, 6:], ids[:-1]),
+        ):
+            logits = rows @ head.T
+            expected = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+            np.testing.assert_allclose(logprobs, expected[np.arange(len(labels)), labels], atol=1e-5)
+        assert score.words == len(sentence)
+        (alone,) = score_both_ways(model, [sentence], vocabulary=list(VOCABULARY))
+        assert alone.forward_logprobs.tobytes() == score.forward_logprobs.tobytes()
+        assert alone.backward_logprobs.tobytes() == score.backward_logprobs.tobytes()
+    assert [score.unknown for score in found] == [0, 0, 0, 2]
+    # The same sums as the objective of training, which has one run for each sentence here.
+    objective = train.bilm(model, SENTENCES[2:], VOCABULARY)
+    total, count = objective.loss([0], backend="native")
+    assert (count, -found[2].forward - found[2].backward) == (26, pytest.approx(total.item(), rel=1e-5))
+
+
 def test_it_trains_and_torch_agrees(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"steps": 30, "batch_tokens": 24, "optimiser": train.AdamW(learning_rate=3e-2)}
     ours, placed = fresh(), torch_backend.place(fresh())
@@ -276,6 +307,9 @@ def test_without_h5py_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
         (lambda: train.bilm(fresh(), SENTENCES, {"a": 0}), InputError, "vocabulary has 1 words"),
         (lambda: train.bilm(fresh(), [], VOCABULARY), InputError, "no sentence"),
         (lambda: train.bilm(fresh(), SENTENCES, VOCABULARY, truncate=0), InputError, "200 and 0"),
+        (lambda: score_both_ways(fresh(), SENTENCES), MissingFileError, "vocab.txt: no such file"),
+        (lambda: score_both_ways(fresh(), SENTENCES, vocabulary=["<S>"]), InputError, "has 1 words, the head 20, and"),
+        (lambda: score_both_ways(fresh(), [["a"], []], vocabulary=list(VOCABULARY)), InputError, "sentence 1 is empty"),
     ],
 )
 def test_bad_input_is_named(call: Any, error: type[Exception], names: str) -> None:

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lmrs
-from lmrs.errors import InputError
+from lmrs.errors import FormatError, InputError
 from lmrs.eval import tasks
 from lmrs.eval.continuations import boundary, fitted
+from lmrs.eval.outcome import Outcome, pooled
 from lmrs.eval.tasks import Choice, Cloze, Pair
 
 ITEMS = [
@@ -85,7 +86,7 @@ def test_choices_are_their_definition(engine: lmrs.Engine) -> None:
     for at, item in enumerate(ITEMS):
         sums = [one.sum_logprob for one in engine.continuations([(item.query, f" {c}") for c in item.choices])]
         assert outcome.each["acc"][at] == float(int(np.argmax(sums)) == item.gold)
-        norms = [total / len(choice.encode()) for total, choice in zip(sums, item.choices, strict=True)]
+        norms = [total / len(choice) for total, choice in zip(sums, item.choices, strict=True)]
         assert outcome.each["acc_norm"][at] == float(int(np.argmax(norms)) == item.gold)
     assert outcome.metrics["acc"].value == outcome.each["acc"].mean()
     assert outcome.metrics["acc"].value >= 0.75
@@ -103,36 +104,14 @@ def test_pairs_and_cloze(engine: lmrs.Engine) -> None:
     assert outcome.each["acc"].tolist() == [float(one) for one in likely]
 
 
-def test_classes_in_words(engine: lmrs.Engine) -> None:
-    verbalizer = tasks.Verbalizer(template="Review: {text}\nThe film is", words=[["bad", "terrible"], ["good"]])
-    items = [
-        tasks.Labelled(text="What a waste of my evening, dull and badly acted.", label=0),
-        tasks.Labelled(text="I laughed, I cried, I will see it again!", label=1),
-        tasks.Labelled(text="Boring. I hated every minute.", label=0),
-    ]
-    outcome = tasks.classify(engine, items, verbalizer)
-    for at, item in enumerate(items):
-        prompt = f"Review: {item.text}\nThe film is"
-        sums = [
-            one.sum_logprob for one in engine.continuations([(prompt, f" {w}") for w in ("bad", "terrible", "good")])
-        ]
-        p = np.array([np.exp(sums[0]) + np.exp(sums[1]), np.exp(sums[2])])
-        assert outcome.each["nll"][at] == pytest.approx(-np.log(p[item.label] / p.sum()), rel=1e-6)
-        assert outcome.each["acc"][at] == float(p.argmax() == item.label)
-    with pytest.raises(InputError, match="item 0 has label 2, expected 0 to 1"):
-        tasks.classify(engine, [tasks.Labelled(text="x", label=2)], verbalizer)
-    with pytest.raises(InputError, match="there is no item"):
-        tasks.classify(engine, [], verbalizer)
-    with pytest.raises(InputError, match="has no {text} in it"):
-        tasks.Verbalizer(template="x", words=[["a"], ["b"]])
-    with pytest.raises(InputError, match="expected some for each of at least two"):
-        tasks.Verbalizer(template="{text}", words=[["a"], []])
-
-
 def test_bootstrapped_error_is_the_standard_error() -> None:
     """Of a mean: the bootstrap's is sqrt(p(1-p)/n) up to its own noise, a few percent at a thousand samples."""
-    outcome = tasks._outcome({"acc": [1.0] * 300 + [0.0] * 100})
+    outcome = Outcome.of({"acc": [1.0] * 300 + [0.0] * 100})
     assert outcome.metrics["acc"].error == pytest.approx(np.sqrt(0.75 * 0.25 / 400), rel=0.1)
+    again = pooled([Outcome.of({"acc": [1.0] * 300}), Outcome.of({"acc": [0.0] * 100})])
+    assert again.metrics == outcome.metrics
+    with pytest.raises(InputError, match="with the same metrics"):
+        pooled([outcome, Outcome.of({"nll": [1.0]})])
 
 
 def test_company_changes_nothing(engine: lmrs.Engine) -> None:
@@ -182,7 +161,8 @@ def test_what_does_not_fit_is_cut_from_the_start(before: int, after: int, contex
     ("task", "line", "message"),
     [
         ("choices", "{", r":1: not JSON"),
-        ("choices", "[]", r":1: query is None, expected str"),
+        ("choices", "[]", r":1: is list, expected a JSON object"),
+        ("choices", "{}", r":1: query is None, expected str"),
         ("choices", json.dumps({"query": "q", "choices": ["a"], "gold": 1}), r":1: gold is 1, expected 0 to 0"),
         ("choices", json.dumps({"query": "q", "choices": ["a"], "gold": True}), r"gold is True, expected int"),
         ("choices", json.dumps({"query": "q", "choices": [3], "gold": 0}), r"choices is \[3\], expected texts"),
@@ -192,7 +172,7 @@ def test_what_does_not_fit_is_cut_from_the_start(before: int, after: int, contex
 )
 def test_bad_items_are_refused_by_name(tmp_path: Path, task: str, line: str, message: str) -> None:
     (tmp_path / "items.jsonl").write_text(line + "\n")
-    with pytest.raises(InputError, match=message):
+    with pytest.raises((InputError, FormatError), match=message):
         tasks.read(task, tmp_path / "items.jsonl")
 
 

@@ -15,6 +15,8 @@ COMMANDS = (
     "generate",
     "chat",
     "ppl",
+    "pll",
+    "surprisal",
     "corpus",
     "eval",
     "embed",

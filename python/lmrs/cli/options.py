@@ -17,6 +17,10 @@ delta = click.option(
     "--delta", type=click.Path(path_type=Path), metavar="DIR", help="A delta directory (PEFT's layout) to put on MODEL."
 )
 
+plot = click.option(
+    "--plot", type=click.Path(path_type=Path), metavar="FILE", help="Also a picture: .png, .svg or .pdf (lmrs[plot])."
+)
+
 dtype = click.option(
     "--dtype",
     type=click.Choice(get_args(DType)),

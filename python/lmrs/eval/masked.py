@@ -31,6 +31,18 @@ class PseudoScore:
     token_logprobs: npt.NDArray[np.float32]
 
 
+def fills_masks(engine: "Engine") -> bool:
+    """Whether the engine's model is a masked one."""
+    model = engine.model
+    both = any(getattr(module, "causal", True) is False for _, module in model.named_modules())
+    return both and not hasattr(model, "encode")
+
+
+def _expect_masked(engine: "Engine") -> None:
+    if not fills_masks(engine):
+        raise ConfigError(f"a {engine.config.family} predicts tokens in order: it fills no masks")
+
+
 def pseudo_loglikelihood(engine: "Engine", texts: Sequence[str], *, metric: Metric = "original") -> list[PseudoScore]:
     """``Σ_t log p(x_t | the text with x_t masked)`` over the tokens of each text, special tokens apart.
 
@@ -39,6 +51,7 @@ def pseudo_loglikelihood(engine: "Engine", texts: Sequence[str], *, metric: Metr
     its text. Raises InputError for a text without tokens, one longer than the context, or an unknown metric;
     ConfigError if the model fills no masks.
     """
+    _expect_masked(engine)
     mask = engine.tokenizer.mask_id
     if mask is None:
         raise ConfigError("the tokenizer has no mask token")
@@ -65,8 +78,7 @@ def pseudo_scores(
     if metric not in get_args(Metric):
         raise InputError(f"metric is {metric!r}, expected one of {', '.join(get_args(Metric))}")
     model, limit = engine.model, engine.config.context
-    if hasattr(model, "encode") or not any(getattr(m, "causal", True) is False for _, m in model.named_modules()):
-        raise ConfigError(f"a {engine.config.family} predicts tokens in order: it fills no masks")
+    _expect_masked(engine)
     plan = engine.plan(lambda batch: model.head.logprob(model.hidden(batch), batch.labels))
 
     def sized(length: int) -> Callable[[int], int]:

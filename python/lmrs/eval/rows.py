@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from lmrs.data.dataset import on_disk, opened, texts_of
 from lmrs.errors import FileError, FormatError, InputError, MissingFileError
@@ -28,9 +29,12 @@ def texts(path: Path, *, column: str = "text") -> Iterator[str]:
     if kind == ".parquet" and path.suffix != ".gz":
         yield from _parquet(path, column)
     elif kind == ".jsonl":
-        for number, line in lines(path):
-            if line.strip():
-                yield _field(f"{path}:{number}", line, column)
+        for where, row in objects(path):
+            if column not in row:
+                raise InputError(f"{where}: no field {column!r}; it has {', '.join(list(row)[:8])}")
+            if not isinstance(row[column], str):
+                raise InputError(f"{where}: {column} is {row[column]!r}, expected a text")
+            yield row[column]
     elif kind == ".txt":
         for _, line in lines(path):
             yield line
@@ -38,18 +42,25 @@ def texts(path: Path, *, column: str = "text") -> Iterator[str]:
         raise InputError(f"{path}: expected {KINDS}")
 
 
-def _field(where: str, line: str, column: str) -> str:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{where}: not JSON: {error}") from None
-    if not isinstance(row, dict) or column not in row:
-        there = f"; it has {', '.join(list(row)[:8])}" if isinstance(row, dict) else ""
-        raise InputError(f"{where}: no field {column!r}{there}")
-    text = row[column]
-    if not isinstance(text, str):
-        raise InputError(f"{where}: {column} is {text!r}, expected a text")
-    return text
+def objects(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The objects of a JSON-lines file, which may be gzipped, each with where it is: ``path:line``.
+
+    Empty lines are passed over. Raises MissingFileError, FileError, and FormatError naming the line that is not UTF-8
+    or not an object in JSON.
+    """
+    if not path.is_file():
+        raise MissingFileError(f"{path}: no such file")
+    for number, line in lines(path):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{where}: not JSON: {error}") from None
+        if not isinstance(row, dict):
+            raise FormatError(f"{where}: is {type(row).__name__}, expected a JSON object")
+        yield where, row
 
 
 def _parquet(path: Path, column: str) -> Iterator[str]:

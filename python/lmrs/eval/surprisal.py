@@ -47,8 +47,10 @@ def surprisal(engine: "Engine", text: str, *, words: Sequence[tuple[int, int]] |
 
     ``words`` are spans of characters, in order; by default runs between white space, and single characters of scripts
     that have none. Words that share a token are taken together. Raises InputError for a text without words or longer
-    than the context, spans out of order, or a model that names no token to start from.
+    than the context, spans out of order, or a model that names no token to start from; ConfigError if it does not
+    predict the next token.
     """
+    engine.expect_next_token()
     spans = [match.span() for match in WORD.finditer(text)] if words is None else list(words)
     if (
         not spans

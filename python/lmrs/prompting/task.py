@@ -8,6 +8,8 @@ import numpy as np
 
 from lmrs.engine import Engine
 from lmrs.errors import InputError
+from lmrs.eval.outcome import Outcome
+from lmrs.eval.tasks import Heard, scored
 from lmrs.prompting.template import Template
 from lmrs.prompting.verbalizer import Floats, Verbalizer
 
@@ -54,16 +56,55 @@ class Task:
 
         ``calibrated`` divides the probabilities by those of inputs that say nothing, after the same demonstrations.
         """
-        found = self._probabilities(engine, [self.prompt(example, shots) for example in examples])
+        found = self._classes(engine, examples, shots, calibrated=calibrated)
+        classes = self.verbalizer.classes
+        return [Answer(classes[int(p.argmax())], dict(zip(classes, p.tolist(), strict=True))) for p in found]
+
+    def judge(
+        self,
+        engine: Engine,
+        examples: Sequence[Mapping[str, Any]],
+        labels: Sequence[str],
+        *,
+        shots: Sequence[tuple[Mapping[str, Any], str]] = (),
+        calibrated: bool = False,
+        on_done: Heard | None = None,
+    ) -> Outcome:
+        """How often :meth:`classify` finds the ``labels``: ``acc``, and ``nll`` of the right class in nats.
+
+        ``on_done`` hears how many words are scored. Raises InputError for a label that is no class, or without
+        examples.
+        """
+        classes = self.verbalizer.classes
+        for number, label in enumerate(labels):
+            if label not in classes:
+                raise InputError(f"example {number} has label {label!r}, expected one of {', '.join(classes)}")
+        if len(labels) != len(examples) or not labels:
+            raise InputError(f"there are {len(examples)} examples and {len(labels)} labels")
+        found = self._classes(engine, examples, shots, calibrated=calibrated, on_done=on_done)
+        right = np.array([classes.index(label) for label in labels])
+        chosen = np.maximum(found[np.arange(len(right)), right], np.finfo(float).tiny)
+        return Outcome.of({"acc": (found.argmax(1) == right).astype(float), "nll": -np.log(chosen)})
+
+    def _classes(
+        self,
+        engine: Engine,
+        examples: Sequence[Mapping[str, Any]],
+        shots: Sequence[tuple[Mapping[str, Any], str]],
+        *,
+        calibrated: bool,
+        on_done: Heard | None = None,
+    ) -> Floats:
+        """The probability of each class, ``[n, classes]``."""
+        found = self._probabilities(engine, [self.prompt(example, shots) for example in examples], on_done)
         if calibrated:
             empty = [dict.fromkeys(self.template.fields, word) for word in CONTENT_FREE]
             found = found / self._probabilities(engine, [self.prompt(e, shots) for e in empty]).mean(0)
             found = found / found.sum(1, keepdims=True)
-        classes = self.verbalizer.classes
-        return [Answer(classes[int(p.argmax())], dict(zip(classes, p.tolist(), strict=True))) for p in found]
+        return found
 
-    def _probabilities(self, engine: Engine, prompts: Sequence[str]) -> Floats:
+    def _probabilities(self, engine: Engine, prompts: Sequence[str], on_done: Heard | None = None) -> Floats:
         words = self.verbalizer.every
-        scored = engine.continuations([(prompt, word) for prompt in prompts for word in words])
-        logprobs = np.array([one.sum_logprob for one in scored]).reshape(len(prompts), len(words))
+        found = scored(engine, [(prompt, word) for prompt in prompts for word in words], on_done)
+        logprobs = np.array([one.sum_logprob for one in found]).reshape(len(prompts), len(words))
         return self.verbalizer.probabilities(logprobs)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lmrs.errors import InputError
+from lmrs import pictures
 from lmrs.scaling.law import Law, Plan
 from lmrs.scaling.runs import Runs
 
@@ -14,9 +14,10 @@ from lmrs.scaling.runs import Runs
 def draw(path: str | os.PathLike[str], runs: Runs, law: Law, *, plans: Sequence[Plan] = ()) -> None:
     """Write a picture (PNG, SVG or PDF, by its name) of the loss by tokens and of the loss by size at equal compute.
 
-    ``plans`` are marked where they lie. Raises InputError without matplotlib (``pip install lmrs[scaling]``).
+    ``plans`` are marked where they lie. Raises InputError without matplotlib (``pip install lmrs[plot]``).
     """
-    figure, (by_tokens, by_size) = _subplots()
+    figure = pictures.figure(11, 4.5)
+    by_tokens, by_size = figure.subplots(1, 2)
     colour = _colours(len(set(runs.parameters.tolist())))
     for index, size in enumerate(sorted(set(runs.parameters.tolist()))):
         chosen = runs.parameters == size
@@ -40,16 +41,7 @@ def draw(path: str | os.PathLike[str], runs: Runs, law: Law, *, plans: Sequence[
     by_size.set_title("Equal compute, operations 6·N·D")
     if plans:
         by_size.legend(frameon=False, fontsize=8)
-    figure.savefig(path)
-
-
-def _subplots() -> tuple[Any, Any]:
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        raise InputError("drawing a law needs matplotlib: pip install lmrs[scaling]") from None
-    figure = Figure(figsize=(11, 4.5), layout="constrained", dpi=130)
-    return figure, figure.subplots(1, 2)
+    pictures.save(figure, path)
 
 
 def _colours(count: int) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
+from lmrs import pictures
 from lmrs.errors import ConfigError
 from lmrs.files import replace_file
 from lmrs.train.run import Step
@@ -84,24 +85,18 @@ def to_wandb(**settings: Any) -> OnStep:
 def to_curve(path: str | os.PathLike[str], *, every: int = 50) -> OnStep:
     """The loss so far as a picture (PNG, SVG, PDF by the name), drawn again every so many steps, whole or not at all.
 
-    Raises ConfigError without matplotlib (``lmrs[scaling]``).
+    Raises InputError without matplotlib (``lmrs[plot]``), or for another kind of file.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise ConfigError("drawing needs matplotlib: pip install 'lmrs[scaling]'") from None
-    file = Path(path)
+    pictures.figure(7, 4)  # what is missing is said before the run, not in it
     losses: list[tuple[int, float]] = []
 
     def told(step: Step) -> None:
         losses.append((step.step, step.loss))
         if step.step % every and len(losses) > 1:
             return
-        figure = Figure(figsize=(7, 4), layout="constrained")
+        figure = pictures.figure(7, 4)
         axes = figure.add_subplot(xlabel="step", ylabel="loss, nats a token")
         axes.plot(*zip(*losses, strict=True))
-        fresh = file.with_name(f".{file.name}{file.suffix}")
-        figure.savefig(fresh)
-        fresh.replace(file)
+        pictures.save(figure, path)
 
     return told

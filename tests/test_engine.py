@@ -9,13 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 import transformers
-from hypothesis import given
-from hypothesis import strategies as st
-from transformers.generation import logits_process
 
 from lmrs import Engine, Tokenizer, _rs, models
 from lmrs.batch import Batch, Ragged
@@ -127,75 +123,6 @@ def test_one_engine_in_several_threads() -> None:
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda prompt: engine.generate(prompt, **SAMPLED), PROMPTS * 4))
     assert all(map(same, together, alone * 4))
-
-
-# --- sampling ---
-
-Floats = npt.NDArray[np.float64]
-
-
-def theirs(logits: Floats, history: list[int], options: dict[str, Any]) -> Floats:
-    """The distribution after transformers' processors, in the order `generate` runs them."""
-    processors = transformers.LogitsProcessorList()
-    if options["repetition_penalty"] != 1:
-        processors.append(logits_process.RepetitionPenaltyLogitsProcessor(options["repetition_penalty"]))
-    if options["temperature"] != 1:
-        processors.append(logits_process.TemperatureLogitsWarper(options["temperature"]))
-    if options["top_k"]:
-        processors.append(logits_process.TopKLogitsWarper(options["top_k"]))
-    if options["top_p"] < 1:
-        processors.append(logits_process.TopPLogitsWarper(options["top_p"]))
-    if options["min_p"]:
-        processors.append(logits_process.MinPLogitsWarper(options["min_p"]))
-    scores = processors(torch.tensor([history], dtype=torch.int64), torch.from_numpy(logits)[None].clone())
-    return np.asarray(scores.softmax(-1)[0].numpy())
-
-
-@given(
-    st.lists(st.floats(-20, 20, width=32), min_size=2, max_size=60, unique=True),
-    st.lists(st.integers(0, 59), max_size=8),
-    st.fixed_dictionaries(
-        {
-            "temperature": st.floats(0.1, 4),
-            "top_k": st.integers(0, 70),
-            "top_p": st.floats(0.01, 1),
-            "min_p": st.floats(0, 0.5),
-            "repetition_penalty": st.floats(0.5, 2),
-        }
-    ),
-)
-def test_distributions_are_transformers(logits: list[float], history: list[int], options: dict[str, Any]) -> None:
-    history = [token for token in history if token < len(logits)] or [0]
-    request = {
-        **options,
-        "prompt": [0],
-        "max_tokens": 1,
-        "seed": 0,
-        "stop": [],
-        "eos": [],
-        "priority": 0,
-        "top_logprobs": 0,
-    }
-    ours = np.zeros(len(logits))
-    for token, p in _rs.sampling_distribution(logits, history, request):
-        ours[token] = p
-    expected = theirs(np.array(logits, np.float64), history, options)
-    # Where a bound falls on a token up to rounding, either side may keep it.
-    if ((ours > 0) == (expected > 0)).all():
-        np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-12)
-    else:
-        (edge,) = np.flatnonzero((ours > 0) != (expected > 0))
-        assert near_a_bound(np.array(logits, np.float64), history, options, int(edge))
-
-
-def near_a_bound(logits: Floats, history: list[int], options: dict[str, Any], token: int) -> bool:
-    """Whether a change of the bounds by 1e-9 changes whether transformers keeps the token."""
-    kept = set()
-    for nudge in (-1e-9, 1e-9):
-        top_p = min(max(options["top_p"] + nudge, 0.0), 1.0)
-        min_p = min(max(options["min_p"] + nudge, 0.0), 1.0)
-        kept.add(bool(theirs(logits, history, {**options, "top_p": top_p, "min_p": min_p})[token]))
-    return len(kept) == 2
 
 
 # --- real models ---

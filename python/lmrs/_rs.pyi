@@ -229,7 +229,7 @@ class Service:
     def close(self) -> None: ...
 
 def sampling_distribution(
-    logits: Sequence[float], history: Sequence[int], options: Mapping[str, object]
+    logits: Sequence[float], written: Sequence[int], options: Mapping[str, object]
 ) -> list[tuple[int, float]]: ...
 def score(
     plan: Plan,

@@ -191,7 +191,7 @@ class Engine:
 
     def _submit(self, prompt: str | Ids, reply: R, options: Options, *, at: int = 0) -> R:
         generator = self._plans(options.get("delta")).generator(self._native)
-        request = chosen(options, at=at, eos=self._eos)
+        request = chosen(options, at=at, eos=self._eos, encode=self._bare)
         ids = self.tokenizer.encode(prompt).ids if isinstance(prompt, str) else list(prompt)
         loop = self._loop
         number = loop.submit(generator, {"prompt": ids, **request}, options.get("timeout"), reply.sink)
@@ -337,6 +337,9 @@ class Engine:
         if "" in texts:
             raise InputError(f"text {texts.index('')} to {what} is empty")
         return self.tokenizer.encode(texts, **options)
+
+    def _bare(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     @property
     def _native(self) -> _rs.Tokenizer | None:

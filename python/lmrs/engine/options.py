@@ -1,6 +1,6 @@
 """What may be asked of an engine, checked."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypedDict
 
 from lmrs.errors import InputError
@@ -12,19 +12,34 @@ Ids = Sequence[int]
 class Writing(TypedDict, total=False):
     """How a completion is made. Every option has a range; a value outside it raises InputError.
 
-    ``max_tokens`` (128): at most so many new tokens. ``temperature`` (0, which takes the likeliest token; to 100),
-    ``top_k`` (0: all), ``top_p`` (1), ``min_p`` (0) and ``repetition_penalty`` (1) are transformers' processors of
-    these names, in its order. ``seed`` (0): with the number of the token all that a draw depends on, so that a
-    prompt's completion does not depend on what runs beside it; a sequence gives each prompt its own. ``stop``: strings
-    before which the text ends. ``ignore_eos`` (False): whether to go on after an end-of-sequence token.
+    ``max_tokens`` (128): at most so many new tokens, and ``min_tokens`` (0): no end-of-sequence token before so many.
+    ``temperature`` (0, which takes the likeliest token; to 100), ``top_k`` (0: all), ``top_p`` (1), ``min_p`` (0),
+    ``typical_p`` (1), ``repetition_penalty`` (1), ``no_repeat_ngram_size`` (0: none) and ``bad_words`` are
+    transformers' processors of these names, in its order. ``bad_words`` are token ids, or texts: these are forbidden
+    as the tokenizer writes them at the start of a text and after a space. ``presence_penalty`` and
+    ``frequency_penalty`` (0) are OpenAI's, taken off the logits of tokens that were written, once and for each time;
+    ``logit_bias`` adds to the logits of ids. ``begin``: ids that the completion begins with, whatever the model says;
+    ``force_eos`` (False): whether the last of ``max_tokens`` is an end. ``seed`` (0): with the number of the token all
+    that a draw depends on, so that a prompt's completion does not depend on what runs beside it; a sequence gives each
+    prompt its own. ``stop``: strings before which the text ends. ``ignore_eos`` (False): whether to go on after an
+    end-of-sequence token.
     """
 
     max_tokens: int
+    min_tokens: int
     temperature: float
     top_k: int
     top_p: float
     min_p: float
+    typical_p: float
     repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: Mapping[int, float]
+    no_repeat_ngram_size: int
+    bad_words: Sequence[str | Ids]
+    begin: Ids
+    force_eos: bool
     seed: int | Sequence[int]
     stop: str | Sequence[str]
     ignore_eos: bool
@@ -65,11 +80,20 @@ class Reading(TypedDict, total=False):
 
 DEFAULTS: Options = {
     "max_tokens": 128,
+    "min_tokens": 0,
     "temperature": 0.0,
     "top_k": 0,
     "top_p": 1.0,
     "min_p": 0.0,
+    "typical_p": 1.0,
     "repetition_penalty": 1.0,
+    "presence_penalty": 0.0,
+    "frequency_penalty": 0.0,
+    "logit_bias": {},
+    "no_repeat_ngram_size": 0,
+    "bad_words": (),
+    "begin": (),
+    "force_eos": False,
     "seed": 0,
     "stop": (),
     "ignore_eos": False,
@@ -81,12 +105,22 @@ DEFAULTS: Options = {
 
 _INTEGERS = (
     ("max_tokens", 1, 2**31),
+    ("min_tokens", 0, 2**31),
+    ("no_repeat_ngram_size", 0, 2**31),
     ("top_k", 0, 2**31),
     ("seed", 0, 2**64 - 1),
     ("top_logprobs", 0, 2**31),
     ("priority", -(2**31), 2**31 - 1),
 )
-_NUMBERS = ("temperature", "top_p", "min_p", "repetition_penalty")
+_NUMBERS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
 
 
 def expect_known(options: Mapping[str, object], known: Mapping[str, object]) -> None:
@@ -96,8 +130,11 @@ def expect_known(options: Mapping[str, object], known: Mapping[str, object]) -> 
         raise InputError(f"unknown option {', '.join(sorted(unknown))}; the options are {', '.join(known)}")
 
 
-def chosen(options: Options, *, at: int, eos: list[int]) -> dict[str, Any]:
-    """What the ``at``-th prompt is given of ``options``, whole, as the native engine reads it. Raises InputError."""
+def chosen(options: Options, *, at: int, eos: list[int], encode: Callable[[str], list[int]]) -> dict[str, Any]:
+    """What the ``at``-th prompt is given of ``options``, whole, as the native engine reads it. Raises InputError.
+
+    ``encode`` turns a bad word into ids.
+    """
     expect_known(options, DEFAULTS)
     found: dict[str, Any] = {**DEFAULTS, **options}
     seeds = found["seed"]
@@ -114,6 +151,25 @@ def chosen(options: Options, *, at: int, eos: list[int]) -> dict[str, Any]:
     found["stop"] = [stop] if isinstance(stop, str) else list(stop)
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout >= 0):
         raise InputError(f"timeout is {timeout!r}, expected seconds, 0 or more")
+    if not isinstance(found["logit_bias"], Mapping):
+        raise InputError(f"logit_bias is {found['logit_bias']!r}, expected a mapping of ids to numbers")
+    found["logit_bias"] = [(_id("logit_bias", id_), by) for id_, by in found["logit_bias"].items()]
+    found["bad_words"] = _words(found["bad_words"], encode)
+    found["begin"] = [_id("begin", id_) for id_ in found["begin"]]
     del found["delta"]
     found["eos"] = [] if found.pop("ignore_eos") else eos
     return found
+
+
+def _words(words: Sequence[str | Ids], encode: Callable[[str], list[int]]) -> list[list[int]]:
+    found: list[list[int]] = []
+    for word in [words] if isinstance(words, str) else words:
+        forms = [encode(word), encode(f" {word}")] if isinstance(word, str) else [list(word)]
+        found += [[_id("bad_words", id_) for id_ in form] for form in forms]
+    return found
+
+
+def _id(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**31:
+        raise InputError(f"{name} has {value!r}, expected token ids")
+    return value

@@ -15,9 +15,6 @@ HARMLESS = frozenset({"user", "metadata", "store", "service_tier", "safety_ident
 """Fields of OpenAI's API that change nothing here."""
 
 NEUTRAL: dict[str, Any] = {
-    "presence_penalty": 0,
-    "frequency_penalty": 0,
-    "logit_bias": {},
     "tools": [],
     "tool_choice": "none",
     "suffix": "",
@@ -150,6 +147,22 @@ class Fields:
             if not isinstance(item, str) and not (isinstance(item, list) and item and all(map(_is_id, item))):
                 raise self.refuse(f"{name}[{at}]", "a string or token ids")
         return [_written(name, item) if isinstance(item, str) else item for item in value]
+
+    def biases(self, name: str, *, vocabulary: int) -> dict[int, float]:
+        """An object from token ids, written as strings, to numbers from -100 to 100."""
+        value = self.value(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict) or len(value) > vocabulary:
+            raise self.refuse(name, f"an object of at most {vocabulary} token ids")
+        found = {}
+        for id_, by in value.items():
+            if not (id_.isascii() and id_.isdecimal() and len(id_) < 11 and int(id_) < vocabulary):
+                raise self.refuse(name, f"an object whose keys are token ids, 0 to {vocabulary - 1}")
+            if isinstance(by, bool) or not isinstance(by, int | float) or not -100 <= by <= 100:
+                raise self.refuse(name, "an object whose values are numbers from -100 to 100")
+            found[int(id_)] = float(by)
+        return found
 
     def done(self) -> None:
         """Refuses fields that were not read, unless they ask for nothing."""

@@ -44,7 +44,7 @@ impl Generator {
     /// [`Error::Input`] naming the part of the request that is out of its range.
     pub fn check(&self, request: &Request, limits: Limits) -> Result<usize> {
         check_ids("prompt", &request.prompt, self.vocabulary, self.context)?;
-        request.sampling.check()?;
+        request.sampling.check(self.vocabulary)?;
         if request.max_tokens == 0 {
             return Err(Error::input("max_tokens", &0, "1 or more"));
         }

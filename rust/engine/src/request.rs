@@ -2,7 +2,7 @@
 
 use lmrs_tensor::{Error, Result};
 
-use crate::sampler::Sampling;
+use crate::sampling::Sampling;
 use crate::stop::StopStrings;
 
 /// One text to continue (or, with an encoder, to answer).

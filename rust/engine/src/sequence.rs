@@ -8,6 +8,7 @@ use lmrs_tensor::Result;
 use crate::cache::SequenceCache;
 use crate::generator::Generator;
 use crate::request::{Completion, Finish, Request};
+use crate::sampling::{Past, likeliest};
 use crate::text::Text;
 
 /// A token that was chosen.
@@ -64,7 +65,13 @@ impl Sequence {
             top_logprobs,
             ..
         } = &self.request;
-        let id = sampling.choose(logits, &self.tokens, self.new as u32)?;
+        let past = Past {
+            tokens: &self.tokens,
+            written: self.new,
+            max_tokens: self.request.max_tokens,
+            eos: &self.request.eos,
+        };
+        let id = sampling.choose(logits, &past, None)?;
         Ok(Chosen {
             id,
             logprob: token_logprob(logits, id as usize),
@@ -118,22 +125,4 @@ impl Sequence {
             finish,
         }
     }
-}
-
-/// The `count` likeliest ids and their log-probabilities; of equals the smaller id.
-fn likeliest(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
-    if count == 0 {
-        return Vec::new();
-    }
-    let mut order: Vec<(u32, f32)> = (0_u32..).zip(logits.iter().copied()).collect();
-    let likelier = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    if count < order.len() {
-        order.select_nth_unstable_by(count, likelier);
-        order.truncate(count);
-    }
-    order.sort_unstable_by(likelier);
-    for (id, value) in &mut order {
-        *value = token_logprob(logits, *id as usize);
-    }
-    order
 }

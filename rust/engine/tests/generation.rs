@@ -63,7 +63,9 @@ fn request() -> impl Strategy<Value = Request> {
                 top_p: s.2,
                 min_p: 0.01,
                 repetition_penalty: if s.1 % 2 == 0 { 1.2 } else { 1.0 },
+                no_repeat_ngram_size: s.1 / 4,
                 seed: s.3,
+                ..Sampling::default()
             },
             stop: StopStrings::new(if stops {
                 vec!["ab".into(), "xé".into()]

@@ -1,7 +1,17 @@
 //! Distributions against a plain restatement in probabilities, draws against distributions.
 
-use lmrs_engine::Sampling;
+use lmrs_engine::{Past, Sampling};
 use proptest::prelude::*;
+
+/// After `written`, and nothing read.
+fn after(written: &[u32]) -> Past<'_> {
+    Past {
+        tokens: written,
+        written: written.len(),
+        max_tokens: 100,
+        eos: &[0],
+    }
+}
 
 /// The processors one after another over the whole vocabulary, as their papers put them.
 fn reference(s: &Sampling, logits: &[f32], history: &[u32]) -> Vec<f64> {
@@ -60,9 +70,9 @@ proptest! {
         (repetition_penalty, top_k) in (0.5..2.0_f64, prop::option::of(1..50_usize)),
         seed in any::<u64>(),
     ) {
-        let sampling = Sampling { temperature, top_k, top_p, min_p, repetition_penalty, seed };
-        sampling.check().unwrap();
-        let kept = sampling.distribution(&logits, &history).unwrap();
+        let sampling = Sampling { temperature, top_k, top_p, min_p, repetition_penalty, seed, ..Sampling::default() };
+        sampling.check(50).unwrap();
+        let kept = sampling.distribution(&logits, &after(&history), None).unwrap();
         prop_assert!(kept.is_sorted_by(|a, b| a.0 < b.0));
         let mut ours = vec![0.0; logits.len()];
         for &(token, p) in &kept {
@@ -71,9 +81,9 @@ proptest! {
         for (a, b) in ours.iter().zip(reference(&sampling, &logits, &history)) {
             prop_assert!((a - b).abs() < 1e-9, "{a} {b}");
         }
-        let token = sampling.choose(&logits, &history, 3).unwrap();
+        let token = sampling.choose(&logits, &after(&history), None).unwrap();
         prop_assert!(ours[token as usize] > 0.0);
-        prop_assert_eq!(token, sampling.choose(&logits, &history, 3).unwrap());
+        prop_assert_eq!(token, sampling.choose(&logits, &after(&history), None).unwrap());
     }
 }
 
@@ -86,11 +96,17 @@ fn draws_follow_the_distribution() {
         seed: 11,
         ..Sampling::default()
     };
-    let kept = sampling.distribution(&logits, &[]).unwrap();
+    let kept = sampling
+        .distribution(&logits, &Past::default(), None)
+        .unwrap();
     let draws = 200_000;
+    let drawn = |step: u32| Past {
+        written: step as usize,
+        ..Past::default()
+    };
     let mut counts = vec![0_u32; logits.len()];
     for step in 0..draws {
-        counts[sampling.choose(&logits, &[], step).unwrap() as usize] += 1;
+        counts[sampling.choose(&logits, &drawn(step), None).unwrap() as usize] += 1;
     }
     // Pearson's statistic has as many degrees of freedom as tokens less one; six standard deviations are 6·sqrt(2n).
     let n = kept.len() as f64;
@@ -121,7 +137,9 @@ fn a_large_nucleus_in_a_large_vocabulary() {
         top_p: 0.5,
         ..Sampling::default()
     };
-    let kept = sampling.distribution(&logits, &[]).unwrap();
+    let kept = sampling
+        .distribution(&logits, &Past::default(), None)
+        .unwrap();
     assert_eq!(
         (
             kept.len(),
@@ -144,11 +162,211 @@ fn broken_logits_are_refused() {
         vec![f32::NEG_INFINITY; 3],
         vec![],
     ] {
-        assert!(sampling.choose(&broken, &[], 0).is_err());
-        assert!(Sampling::default().choose(&broken, &[], 0).is_err());
+        assert!(sampling.choose(&broken, &Past::default(), None).is_err());
+        assert!(
+            Sampling::default()
+                .choose(&broken, &Past::default(), None)
+                .is_err()
+        );
     }
     assert_eq!(
-        sampling.choose(&[f32::NEG_INFINITY, 1.0], &[], 0).unwrap(),
+        sampling
+            .choose(&[f32::NEG_INFINITY, 1.0], &Past::default(), None)
+            .unwrap(),
         1
     );
+}
+
+#[test]
+fn what_is_forbidden_is_not_written() {
+    let logits = [3.0, 2.0, 1.0, 0.0];
+    let greedy = |sampling: &Sampling, written: &[u32]| {
+        sampling.choose(&logits, &after(written), None).unwrap()
+    };
+    let plain = Sampling::default();
+    let cases = [
+        (
+            Sampling {
+                min_tokens: 3,
+                ..plain.clone()
+            },
+            vec![1, 1],
+            1,
+        ),
+        (
+            Sampling {
+                min_tokens: 2,
+                ..plain.clone()
+            },
+            vec![1, 1],
+            0,
+        ),
+        (
+            Sampling {
+                begin: vec![3, 2],
+                ..plain.clone()
+            },
+            vec![3],
+            2,
+        ),
+        (
+            Sampling {
+                no_repeat_ngram_size: 2,
+                ..plain.clone()
+            },
+            vec![1, 0, 1],
+            1,
+        ),
+        (
+            Sampling {
+                no_repeat_ngram_size: 1,
+                ..plain.clone()
+            },
+            vec![1, 0, 1],
+            2,
+        ),
+        (
+            Sampling {
+                no_repeat_ngram_size: 9,
+                ..plain.clone()
+            },
+            vec![1],
+            0,
+        ),
+        (
+            Sampling {
+                bad_words: vec![vec![2, 0], vec![1]],
+                ..plain.clone()
+            },
+            vec![2],
+            2,
+        ),
+        (
+            Sampling {
+                logit_bias: vec![(3, 3.5)],
+                ..plain.clone()
+            },
+            vec![],
+            3,
+        ),
+        (
+            Sampling {
+                presence_penalty: 1.5,
+                ..plain.clone()
+            },
+            vec![0, 0],
+            1,
+        ),
+        (
+            Sampling {
+                frequency_penalty: 0.75,
+                ..plain.clone()
+            },
+            vec![0, 0],
+            1,
+        ),
+        (
+            Sampling {
+                frequency_penalty: 0.75,
+                ..plain.clone()
+            },
+            vec![0],
+            0,
+        ),
+    ];
+    for (sampling, written, expected) in cases {
+        sampling.check(4).unwrap();
+        assert_eq!(greedy(&sampling, &written), expected, "{sampling:?}");
+    }
+    let last = Past {
+        max_tokens: 3,
+        eos: &[2],
+        ..after(&[1, 1])
+    };
+    let forced = Sampling {
+        force_eos: true,
+        ..plain.clone()
+    };
+    assert_eq!(forced.choose(&logits, &last, None).unwrap(), 2);
+    assert_eq!(
+        plain
+            .choose(&logits, &last, Some(&[false, false, true]))
+            .unwrap(),
+        2
+    );
+    let none = plain.choose(&logits, &last, Some(&[false; 4])).unwrap_err();
+    assert!(none.to_string().contains("no token"), "{none}");
+}
+
+#[test]
+fn options_out_of_range_are_named() {
+    let plain = Sampling::default();
+    for (sampling, name) in [
+        (
+            Sampling {
+                typical_p: f64::NAN,
+                ..plain.clone()
+            },
+            "typical_p",
+        ),
+        (
+            Sampling {
+                presence_penalty: 101.0,
+                ..plain.clone()
+            },
+            "presence_penalty",
+        ),
+        (
+            Sampling {
+                frequency_penalty: -101.0,
+                ..plain.clone()
+            },
+            "frequency_penalty",
+        ),
+        (
+            Sampling {
+                logit_bias: vec![(4, 1.0)],
+                ..plain.clone()
+            },
+            "logit_bias",
+        ),
+        (
+            Sampling {
+                logit_bias: vec![(3, f64::INFINITY)],
+                ..plain.clone()
+            },
+            "logit_bias[3]",
+        ),
+        (
+            Sampling {
+                bad_words: vec![vec![1], vec![]],
+                ..plain.clone()
+            },
+            "bad_words[1]",
+        ),
+        (
+            Sampling {
+                bad_words: vec![vec![9]],
+                ..plain.clone()
+            },
+            "bad_words[0]",
+        ),
+        (
+            Sampling {
+                bad_words: vec![vec![1; 70_000]],
+                ..plain.clone()
+            },
+            "tokens of bad_words",
+        ),
+        (
+            Sampling {
+                begin: vec![0, 4],
+                ..plain.clone()
+            },
+            "begin[1]",
+        ),
+    ] {
+        let said = sampling.check(4).unwrap_err().to_string();
+        assert!(said.contains(name), "{said}");
+    }
 }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use lmrs_engine::{
-    Completion, Detokenizer, Encoder, Generator, Id, Limits, Pieces, Progress, Request, Sampling,
-    Segmented, Service, StopStrings, Window, check_ids,
+    Completion, Detokenizer, Encoder, Generator, Id, Limits, Past, Pieces, Progress, Request,
+    Sampling, Segmented, Service, StopStrings, Window, check_ids,
 };
 use lmrs_kernels::attention::KvType;
 use lmrs_tokenizers::{DecodeStream, Tokenizer};
@@ -27,7 +27,16 @@ pub struct Asked {
     top_k: i64,
     top_p: f64,
     min_p: f64,
+    typical_p: f64,
     repetition_penalty: f64,
+    presence_penalty: f64,
+    frequency_penalty: f64,
+    logit_bias: Vec<(i64, f64)>,
+    no_repeat_ngram_size: i64,
+    bad_words: Vec<Vec<i64>>,
+    min_tokens: i64,
+    begin: Vec<i64>,
+    force_eos: bool,
     seed: u64,
     stop: Vec<String>,
     eos: Vec<u32>,
@@ -43,6 +52,8 @@ impl TryFrom<Asked> for Request {
             usize::try_from(value).map_err(|_| bad_argument(what, &value, "0 or more"))
         };
         let top_k = count("top_k", asked.top_k)?;
+        let (biased, by): (Vec<i64>, Vec<f64>) = asked.logit_bias.into_iter().unzip();
+        let words = asked.bad_words.iter().map(|word| ids("bad_words", word));
         Ok(Self {
             prompt: ids("prompt", &asked.prompt)?,
             max_tokens: count("max_tokens", asked.max_tokens)?,
@@ -51,7 +62,16 @@ impl TryFrom<Asked> for Request {
                 top_k: (top_k > 0).then_some(top_k),
                 top_p: asked.top_p,
                 min_p: asked.min_p,
+                typical_p: asked.typical_p,
                 repetition_penalty: asked.repetition_penalty,
+                presence_penalty: asked.presence_penalty,
+                frequency_penalty: asked.frequency_penalty,
+                logit_bias: ids("logit_bias", &biased)?.into_iter().zip(by).collect(),
+                no_repeat_ngram_size: count("no_repeat_ngram_size", asked.no_repeat_ngram_size)?,
+                bad_words: words.collect::<PyRes<_>>()?,
+                min_tokens: count("min_tokens", asked.min_tokens)?,
+                begin: ids("begin", &asked.begin)?,
+                force_eos: asked.force_eos,
                 seed: asked.seed,
             },
             stop: StopStrings::new(asked.stop)?,
@@ -235,16 +255,22 @@ impl PyService {
     }
 }
 
-/// The probability of every token after `history`: what a request with these options draws from.
+/// The probability of every token after the prompt of `options` and what was `written`: what such a request draws from.
 #[pyfunction]
 pub fn sampling_distribution(
     logits: Vec<f32>,
-    history: Vec<u32>,
+    written: Vec<u32>,
     options: Asked,
 ) -> PyRes<Vec<(u32, f64)>> {
     let request = Request::try_from(options)?;
-    request.sampling.check()?;
-    Ok(request.sampling.distribution(&logits, &history)?)
+    request.sampling.check(logits.len())?;
+    let past = Past {
+        tokens: &[&*request.prompt, &*written].concat(),
+        written: written.len(),
+        max_tokens: request.max_tokens,
+        eos: &request.eos,
+    };
+    Ok(request.sampling.distribution(&logits, &past, None)?)
 }
 
 /// What `plan` says of each judged row of each window (ids, labels; a negative label is not judged), row after row.

@@ -19,7 +19,7 @@ pub fn repetition(scores: &mut [f64], tokens: &[u32], penalty: f64) {
     }
 }
 
-/// OpenAI's: `score − count·frequency − [count > 0]·presence`, the count being that of a token among those `written`.
+/// As `OpenAI` defines them: `score − count·frequency − [count > 0]·presence`, the count being that of a token among those `written`.
 pub fn occurrence(scores: &mut [f64], written: &[u32], (presence, frequency): (f64, f64)) {
     if presence == 0.0 && frequency == 0.0 {
         return;

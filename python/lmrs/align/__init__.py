@@ -19,7 +19,7 @@ from lmrs.align.online import Iteration, learn
 from lmrs.align.orpo import ORPO, orpo
 from lmrs.align.pairwise import Pairwise
 from lmrs.align.ppo import PPO, ppo
-from lmrs.align.preferences import Encoded, Pair, Preference, encoded, prompt_ids, read, reply_ids
+from lmrs.align.preferences import Encoded, Pair, Preference, encoded, prompt_ids, read
 from lmrs.align.reward import BradleyTerry, Scored, load_scored, reward, save_scored
 from lmrs.align.rloo import RLOO, rloo
 from lmrs.align.rollout import Sample, by_model
@@ -60,7 +60,6 @@ __all__ = [
     "ppo",
     "prompt_ids",
     "read",
-    "reply_ids",
     "reward",
     "rloo",
     "save_scored",

@@ -41,6 +41,17 @@ class Pair:
     rejected: Example
     margin: float = 0.0
 
+    @property
+    def prompt(self) -> list[int]:
+        """The tokens that both replies follow."""
+        return list(self.chosen.ids[: self.chosen.labels.count(IGNORED) + 1])
+
+    @property
+    def replies(self) -> tuple[list[int], list[int]]:
+        """The tokens of the chosen reply and of the rejected one."""
+        chosen, rejected = ([i for i in e.labels if i != IGNORED] for e in (self.chosen, self.rejected))
+        return chosen, rejected
+
 
 @dataclass(frozen=True, eq=False)
 class Encoded:

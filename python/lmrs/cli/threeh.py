@@ -103,17 +103,11 @@ def threeh(
 def _compared(base: Any, file: Path | None, *, limit: int, longest: int, room: int) -> list[Compared]:
     if file is None:
         return []
-    tokenizer, found = tokenizer_of(base), []
-    for preference in align.read(file, unfit="drop"):
-        prompt = align.prompt_ids(tokenizer, preference.prompt)
-        chosen, rejected = (
-            align.reply_ids(tokenizer, preference.prompt, r) for r in (preference.chosen, preference.rejected)
-        )
-        fits = len(prompt) + max(len(chosen), len(rejected), room) <= longest
-        if prompt and chosen and rejected and chosen != rejected and fits:
-            found.append(Compared(prompt=prompt, chosen=chosen, rejected=rejected))
+    pairs = align.encoded(base, align.read(file, unfit="drop"), longest=longest, unfit="drop").pairs
+    fitting = (pair for pair in pairs if len(pair.prompt) + room <= longest)
+    found = [Compared(prompt=pair.prompt, chosen=pair.replies[0], rejected=pair.replies[1]) for pair in fitting]
     if not found:
-        raise InputError(f"{file}: no pair of two different replies has at most {longest} tokens")
+        raise InputError(f"{file}: no pair has a prompt that leaves room for {room} of {longest} tokens")
     return found[:limit]
 
 

@@ -17,7 +17,7 @@ LAYERS = [
     ["data", "fingerprint", "gguf", "initialise", "weights"],
     ["models", "delta"],
     ["engine", "eval", "train"],
-    ["scaling", "align", "prompting", "pretrain", "serve"],
+    ["scaling", "align", "prompting", "pretrain", "ray", "serve"],
     ["terminal"],
     ["demo"],
     ["cli", "__main__"],

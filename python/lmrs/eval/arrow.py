@@ -2,9 +2,10 @@
 
     ray.data.read_parquet(...).map_batches(ArrowScorer(model="smollm2.gguf"), batch_format="pyarrow")
     dataset.map(ArrowScorer(model="smollm2.gguf"), batched=True)
-    frame.mapInArrow(ArrowScorer(model="smollm2.gguf").batches, schema)
+    frame.mapInArrow(ArrowScorer(model="smollm2.gguf").batches, f"text string, {SPARK}")
 
-It is plain settings when it is sent to a worker; the model is mapped there, when first asked.
+It is plain settings when it is sent to a worker; the model is mapped there, when first asked. :func:`totals` adds up
+what the workers gave, to the integers of :func:`lmrs.eval.score_corpus`.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -13,12 +14,16 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from lmrs.errors import InputError
+from lmrs.eval.corpus import UNIT, Totals
 from lmrs.eval.protocols import Protocol
 
 if TYPE_CHECKING:
     from lmrs.engine import DType, Engine
 
 COLUMNS = ("sum_logprob", "tokens", "words", "bytes", "perplexity")
+FLOATS = ("sum_logprob", "perplexity")
+SPARK = ", ".join(f"{name} {'double' if name in FLOATS else 'bigint'}" for name in COLUMNS)
+"""The added columns as Spark writes a schema."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +55,7 @@ class ArrowScorer:
         import pyarrow
 
         for name, values in added.items():
-            kind = pyarrow.float64() if name in ("sum_logprob", "perplexity") else pyarrow.int64()
+            kind = pyarrow.float64() if name in FLOATS else pyarrow.int64()
             batch = batch.append_column(name, pyarrow.array(values, kind))
         return batch
 
@@ -66,15 +71,36 @@ class ArrowScorer:
         for row, text in enumerate(texts):
             if text is not None and not isinstance(text, str):
                 raise InputError(f"row {row} of {self.column} is {text!r}, expected a text")
-        engine = _engine(self.model, self.delta, self.dtype)
+        engine = engine_of(self.model, self.delta, self.dtype)
         wanted = [text for text in texts if text]
         scores = iter(engine.score(wanted, protocol=self.protocol, window=self.window, stride=self.stride))
         rows = [next(scores) if text else None for text in texts]
         return {name: [None if row is None else getattr(row, name) for row in rows] for name in COLUMNS}
 
 
+def totals(batches: Iterable[Any], *, protocol: Protocol = "rolling") -> Totals:
+    """The sums over all rows of ``batches``, each a table, a record batch or a mapping of columns that was scored.
+
+    Rows without a score are counted as skipped. They are the integers that :func:`lmrs.eval.score_corpus` gives, for
+    any division into batches and any order. Raises InputError for a batch without the columns.
+    """
+    done = Totals(protocol=protocol)
+    for batch in batches:
+        names = list(batch) if isinstance(batch, Mapping) else batch.schema.names
+        if missing := set(COLUMNS) - set(names):
+            raise InputError(f"a batch has no column {min(missing)!r}; it has {', '.join(names[:8])}")
+        columns = [batch[name] if isinstance(batch, Mapping) else batch.column(name).to_pylist() for name in COLUMNS]
+        for logprob, tokens, words, size, _ in zip(*columns, strict=True):
+            if tokens is None:
+                done += Totals(protocol=protocol, skipped=1)
+            else:
+                units = round(logprob / UNIT)
+                done += Totals(protocol=protocol, texts=1, tokens=tokens, words=words, bytes=size, units=units)
+    return done
+
+
 @cache
-def _engine(model: str, delta: str | None, dtype: "DType") -> "Engine":
+def engine_of(model: str, delta: str | None, dtype: "DType") -> "Engine":
     """One engine a process for each setting."""
     import lmrs
 

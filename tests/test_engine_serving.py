@@ -123,13 +123,19 @@ def test_a_timeout_ends_a_text_with_what_there_is() -> None:
 
 
 def test_a_closed_engine_ends_its_requests_and_starts_again() -> None:
-    with Engine(bare("gpt2")) as engine:
-        expected = engine.generate([5, 6], max_tokens=5)
-        replies = [engine.submit([5, 6], max_tokens=60, ignore_eos=True) for _ in range(40)]
+    # One after the other, so that the last is far from its turn however late this thread comes to close the engine.
+    with Engine(bare("gpt2"), sequences=1) as engine:
+        expected = engine.generate([5, 6], max_tokens=60, ignore_eos=True)
+        *replies, last = [engine.submit([5, 6], max_tokens=60, ignore_eos=True) for _ in range(1000)]
+    with pytest.raises(RuntimeError, match="the engine was closed"):
+        last.result()
     for reply in replies:
-        with pytest.raises(RuntimeError, match="the engine was closed"):
-            reply.result()
-    assert same(engine.generate([5, 6], max_tokens=5), expected)
+        try:
+            assert same(reply.result(), expected)
+        except RuntimeError as error:
+            assert "the engine was closed" in str(error)
+    assert (engine.load.running, engine.load.waiting) == (0, 0)
+    assert same(engine.generate([5, 6], max_tokens=60, ignore_eos=True), expected)
     engine.close()
 
 

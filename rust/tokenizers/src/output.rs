@@ -16,7 +16,7 @@ pub(crate) trait Output {
     fn short(&mut self, start: usize, entry: &Short, begins: u32);
 
     /// The tokens of a stretch that begins at byte `start` of the input; `after` more words begin after the last.
-    fn stretch(&mut self, start: usize, pieces: Vec<Piece>, after: u32);
+    fn stretch(&mut self, start: usize, pieces: &[Piece], after: u32);
 
     /// As `stretch`, from a cache.
     fn long(&mut self, start: usize, entry: &Long);
@@ -86,7 +86,7 @@ impl Output for Ids {
         self.extend(entry.ids, entry.count);
     }
 
-    fn stretch(&mut self, _: usize, pieces: Vec<Piece>, _: u32) {
+    fn stretch(&mut self, _: usize, pieces: &[Piece], _: u32) {
         for piece in pieces {
             self.push(piece.id);
         }
@@ -237,12 +237,12 @@ impl Output for Full<'_> {
         }
     }
 
-    fn stretch(&mut self, start: usize, pieces: Vec<Piece>, after: u32) {
+    fn stretch(&mut self, start: usize, pieces: &[Piece], after: u32) {
         for piece in pieces {
             self.words += piece.begins;
-            if let Some(text) = piece.literal {
+            if let Some(text) = &piece.literal {
                 let at = self.encoding.ids.len();
-                self.encoding.literals.push((at, text));
+                self.encoding.literals.push((at, text.clone()));
             }
             self.push(piece.id, start + piece.start, start + piece.end);
         }

@@ -4,7 +4,7 @@ use crate::{
     normalize::Normalizer,
     pattern::Pattern,
     split::Splitter,
-    stretch::{Stretches, is_visible, prepare},
+    stretch::{Stretches, is_blank, is_visible, prepare},
 };
 
 /// What becomes of a stretch that needs neither the normaliser nor the splitter to say so: of visible ASCII behind the
@@ -54,17 +54,20 @@ impl Plain {
 
     /// Writes the word that `stretch` is, if it is plain.
     pub(crate) fn word(&self, stretch: &str, word: &mut String) -> bool {
+        let rest = if self.has_space {
+            stretch.strip_prefix(is_blank).unwrap_or("")
+        } else {
+            stretch
+        };
         let plain = if self.mark.is_empty() {
             stretch.bytes().all(|byte| byte.is_ascii_alphanumeric())
         } else {
-            let space = if self.has_space { " " } else { "" };
-            let rest = stretch.strip_prefix(space).unwrap_or("");
             !rest.is_empty() && rest.bytes().all(is_visible)
         };
         if plain {
             word.clear();
             word.push_str(&self.mark);
-            word.push_str(stretch.trim_start_matches(' '));
+            word.push_str(rest);
             if self.lowercase {
                 word.make_ascii_lowercase();
             }

@@ -57,6 +57,7 @@ impl Tokenizer {
                 output,
                 scratch: Scratch::default(),
                 word: String::new(),
+                pieces: Vec::new(),
                 outcome: Ok(()),
             };
             for span in spans {
@@ -210,6 +211,8 @@ struct StretchWork<'a, O> {
     scratch: Scratch,
     /// The word of a plain stretch.
     word: String,
+    /// The tokens of a stretch.
+    pieces: Vec<Piece>,
     outcome: Result<()>,
 }
 
@@ -241,7 +244,7 @@ impl<O: Output> StretchWork<'_, O> {
         }
         let goes_on = start > first;
         let one_word = self.cutting.at.is_one_word();
-        let mut pieces = Vec::new();
+        self.pieces.clear();
         let mut begins = 0;
         let model = &self.tokenizer.tokens.model;
         let text = self.input.get(start..end).unwrap_or("");
@@ -252,7 +255,7 @@ impl<O: Output> StretchWork<'_, O> {
                 self.outcome = Err(error);
                 return;
             }
-            pieces.extend(pieces_of(
+            self.pieces.extend(pieces_of(
                 &self.scratch,
                 &self.word,
                 &mut begins,
@@ -269,19 +272,20 @@ impl<O: Output> StretchWork<'_, O> {
                     self.outcome = Err(error);
                     return;
                 }
-                pieces.extend(pieces_of(&self.scratch, word, &mut begins, |from, to| {
-                    let (from, to) = (span.start + from, span.start + to);
-                    let origin = text.aligned.origin_of(from, to);
-                    origin.map_or((from, to), |(from, to)| {
-                        (from as usize - start, to as usize - start)
-                    })
-                }));
+                self.pieces
+                    .extend(pieces_of(&self.scratch, word, &mut begins, |from, to| {
+                        let (from, to) = (span.start + from, span.start + to);
+                        let origin = text.aligned.origin_of(from, to);
+                        origin.map_or((from, to), |(from, to)| {
+                            (from as usize - start, to as usize - start)
+                        })
+                    }));
             }
         }
         if let Some(key) = key.filter(|_| begins == 0) {
-            self.cache.insert_stretch(key, &pieces, one_word);
+            self.cache.insert_stretch(key, &self.pieces, one_word);
         }
-        self.output.stretch(start, pieces, begins);
+        self.output.stretch(start, &self.pieces, begins);
     }
 }
 

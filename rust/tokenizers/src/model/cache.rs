@@ -2,6 +2,8 @@
 
 use std::sync::{Mutex, OnceLock, TryLockError};
 
+use bytemuck::Zeroable;
+
 use super::Token;
 use crate::stretch::{Cutting, Piece};
 
@@ -10,30 +12,30 @@ pub(crate) struct Cache {
     /// The small one stays near the core; what it loses is found in the large one.
     near: Vec<Short>,
     far: Vec<[Short; 2]>,
-    long: Vec<Long>,
+    long: Vec<[Long; 2]>,
 }
 
 /// The tokens of a word of up to 15 bytes, side by side.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Zeroable)]
 #[repr(align(32))]
 pub(crate) struct Short {
     /// The bytes of the word, zeros, and in the last byte how many they are. Zero where there is no word yet.
     key: u128,
-    pub(crate) ids: [u32; Self::MOST],
+    pub(crate) ids: [u32; Short::MOST],
     /// Where each token ends in the word; it starts where the one before ended.
-    pub(crate) ends: [u8; Self::MOST],
+    pub(crate) ends: [u8; Short::MOST],
     pub(crate) count: u8,
 }
 
 /// The tokens of a stretch of up to 31 bytes.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Zeroable)]
 #[repr(align(128))]
 pub(crate) struct Long {
     key: [u128; 2],
-    pub(crate) ids: [u32; Self::MOST],
+    pub(crate) ids: [u32; Long::MOST],
     /// Bytes of the stretch.
-    pub(crate) starts: [u8; Self::MOST],
-    pub(crate) ends: [u8; Self::MOST],
+    pub(crate) starts: [u8; Long::MOST],
+    pub(crate) ends: [u8; Long::MOST],
     /// A bit for each token that begins a word, the first lowest.
     pub(crate) begins: u16,
     pub(crate) count: u8,
@@ -41,31 +43,15 @@ pub(crate) struct Long {
 
 impl Short {
     const MOST: usize = 3;
-
-    const EMPTY: Self = Self {
-        key: 0,
-        ids: [0; Self::MOST],
-        ends: [0; Self::MOST],
-        count: 0,
-    };
 }
 
 impl Long {
     const MOST: usize = 14;
-
-    const EMPTY: Self = Self {
-        key: [0; 2],
-        ids: [0; Self::MOST],
-        starts: [0; Self::MOST],
-        ends: [0; Self::MOST],
-        begins: 0,
-        count: 0,
-    };
 }
 
-/// Entries by their logarithm: 256 KiB, 2 MiB and 1 MiB.
+/// Entries, or pairs of them, by their logarithm: 256 KiB, 4 MiB and 2 MiB.
 const NEAR: u32 = 13;
-const FAR: u32 = 15;
+const FAR: u32 = 16;
 const LONG: u32 = 13;
 
 /// The low bytes of a key, by how many.
@@ -133,9 +119,10 @@ fn place(hash: u64, bits: u32) -> usize {
 impl Cache {
     fn new() -> Self {
         Self {
-            near: vec![Short::EMPTY; 1 << NEAR],
-            far: vec![[Short::EMPTY; 2]; 1 << FAR],
-            long: vec![Long::EMPTY; 1 << LONG],
+            // Pages of zeros come from the system when they are first touched.
+            near: bytemuck::zeroed_vec(1 << NEAR),
+            far: bytemuck::zeroed_vec(1 << FAR),
+            long: bytemuck::zeroed_vec(1 << LONG),
         }
     }
 
@@ -158,9 +145,8 @@ impl Cache {
 
     pub(crate) fn long(&self, Key(key): Key) -> Option<&Long> {
         let hash = mix(key[0] ^ u128::from(mix(key[1])));
-        self.long
-            .get(place(hash, LONG))
-            .filter(|entry| entry.key == key)
+        let entries = self.long.get(place(hash, LONG))?;
+        entries.iter().find(|entry| entry.key == key)
     }
 
     /// Remembers the tokens of a word that lie side by side.
@@ -193,7 +179,7 @@ impl Cache {
         let mut entry = Short {
             key,
             count: tokens.len() as u8,
-            ..Short::EMPTY
+            ..Short::zeroed()
         };
         for ((slot, last), (id, end)) in entry.ids.iter_mut().zip(&mut entry.ends).zip(tokens) {
             (*slot, *last) = (id, end as u8);
@@ -239,7 +225,7 @@ impl Cache {
         let mut entry = Long {
             key,
             count: pieces.len() as u8,
-            ..Long::EMPTY
+            ..Long::zeroed()
         };
         let slots = entry
             .ids
@@ -252,8 +238,8 @@ impl Cache {
             entry.begins |= u16::from(begins) << at;
         }
         let hash = mix(key[0] ^ u128::from(mix(key[1])));
-        if let Some(slot) = self.long.get_mut(place(hash, LONG)) {
-            *slot = entry;
+        if let Some([new, old]) = self.long.get_mut(place(hash, LONG)) {
+            *old = std::mem::replace(new, entry);
         }
     }
 }

@@ -71,6 +71,20 @@ impl WordPiece {
         let fits = word.len() <= self.max_chars
             || word.chars().take(self.max_chars.saturating_add(1)).count() <= self.max_chars;
         let mut start = 0;
+        // Most words are tokens, and one look-up finds that sooner than a walk through the trie.
+        if let Some(id) = self
+            .vocabulary
+            .id(word)
+            .filter(|_| fits && !word.is_empty())
+        {
+            start = word.len();
+            tokens.push(Token {
+                id,
+                start: 0,
+                end: start,
+                literal: false,
+            });
+        }
         while fits && start < word.len() {
             let trie = if start == 0 { &self.first } else { &self.next };
             let rest = word.as_bytes().get(start..).unwrap_or(&[]);

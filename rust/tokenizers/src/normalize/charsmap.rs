@@ -61,22 +61,21 @@ impl Charsmap {
         }
         let mut edits = Vec::with_capacity(text.as_str().len());
         let mut changed = false;
-        for cluster in text.as_str().graphemes(true) {
-            if cluster.len() < MAX_CLUSTER
-                && let Some(new) = self.replacement(cluster)
-            {
-                push(&mut edits, cluster.chars().count(), new);
-                changed = true;
-                continue;
+        if text.as_str().is_ascii() && !text.as_str().contains('\r') {
+            for c in text.as_str().chars() {
+                changed |= self.alone(c, &mut edits);
             }
-            let mut buffer = [0; 4];
-            for c in cluster.chars() {
-                match self.replacement(c.encode_utf8(&mut buffer)) {
-                    Some(new) => {
-                        push(&mut edits, 1, new);
-                        changed = true;
-                    }
-                    None => edits.push((c, 0)),
+        } else {
+            for cluster in text.as_str().graphemes(true) {
+                if cluster.len() < MAX_CLUSTER
+                    && let Some(new) = self.replacement(cluster)
+                {
+                    push(&mut edits, cluster.chars().count(), new);
+                    changed = true;
+                    continue;
+                }
+                for c in cluster.chars() {
+                    changed |= self.alone(c, &mut edits);
                 }
             }
         }
@@ -85,11 +84,29 @@ impl Charsmap {
         }
     }
 
+    /// The edit of a character that is a cluster, or goes its own way; whether there is anything to edit.
+    fn alone(&self, c: char, edits: &mut Vec<(char, isize)>) -> bool {
+        let kept = self.kept.get(c as usize).copied().unwrap_or(false);
+        let mut buffer = [0; 4];
+        let key = &*c.encode_utf8(&mut buffer);
+        let new = if kept { None } else { self.replacement(key) };
+        match new {
+            Some(new) => push(edits, 1, new),
+            None => edits.push((c, 0)),
+        }
+        new.is_some()
+    }
+
     /// Whether a character stays as it is.
     pub(crate) fn keeps(&self, c: char) -> bool {
         let mut buffer = [0; 4];
         let text = &*c.encode_utf8(&mut buffer);
         self.replacement(text).is_none_or(|new| new == text)
+    }
+
+    /// Whether a character becomes a space.
+    pub(crate) fn writes_space(&self, c: char) -> bool {
+        self.replacement(c.encode_utf8(&mut [0; 4])) == Some(" ")
     }
 
     /// Whether no entry that begins with `c` stands for nothing or for something with white space.

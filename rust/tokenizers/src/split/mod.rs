@@ -1,5 +1,7 @@
 //! Pre-tokenizers: cut the text into the words a model sees.
 
+mod ascii;
+pub(crate) mod block;
 mod chars;
 mod class;
 mod delimiter;

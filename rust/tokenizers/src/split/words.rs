@@ -64,11 +64,12 @@ impl Words {
             classes: Classes::get(),
         };
         match self {
-            Self::Gpt2 => cutter.each(found, |at| cutter.gpt2(at)),
+            Self::Gpt2 => cutter.each(Self::Gpt2, found, |at| cutter.gpt2(at)),
             Self::Cl100k { digits, last_run } => {
-                cutter.each(found, |at| cutter.cl100k(at, digits, last_run));
+                let words = Self::Cl100k { digits, last_run };
+                cutter.each(words, found, |at| cutter.cl100k(at, digits, last_run));
             }
-            Self::O200k => cutter.each(found, |at| cutter.o200k(at)),
+            Self::O200k => cutter.each(Self::O200k, found, |at| cutter.o200k(at)),
         }
     }
 }
@@ -97,13 +98,35 @@ const fn within(word: u64, low: u8, high: u8) -> u64 {
 }
 
 impl Cutter<'_> {
+    /// Words that begin in ASCII by the block, the others one by one.
     #[inline(always)]
-    fn each(&self, mut found: impl FnMut(usize, usize), next: impl Fn(usize) -> usize) {
+    fn each(
+        &self,
+        words: Words,
+        mut found: impl FnMut(usize, usize),
+        next: impl Fn(usize) -> usize,
+    ) {
+        let bytes = self.text.as_bytes();
         let mut at = 0;
-        while at < self.text.len() {
-            let end = next(at);
-            found(at, end);
-            at = end;
+        while at < bytes.len() {
+            let mut starts = if self.byte(at + 1).is_ascii() {
+                words.starts(bytes, at)
+            } else {
+                0
+            };
+            if starts == 0 {
+                let end = next(at);
+                found(at, end);
+                at = end;
+                continue;
+            }
+            let block = at;
+            while starts != 0 {
+                let end = block + starts.trailing_zeros() as usize;
+                starts &= starts - 1;
+                found(at, end);
+                at = end;
+            }
         }
     }
 

@@ -4,6 +4,12 @@
 //! be told from a few bytes that no component looks across, the input is cut first and each stretch has its own way through
 //! the pipeline, or its tokens are in the cache.
 
+mod cut;
+
+pub(crate) use cut::{is_blank, is_visible};
+
+use cut::{bert, blanks, is_single, spaces};
+
 use crate::{
     model::Model,
     normalize::Normalizer,
@@ -22,6 +28,8 @@ pub(crate) enum Stretches {
     /// Before a single space between visible ASCII characters, or letters as well.
     Spaces {
         letters: bool,
+        /// Before the last of several blanks as well: those before it vanish.
+        runs: bool,
         /// The stretches of a text are one word.
         one_word: bool,
     },
@@ -128,14 +136,6 @@ pub(crate) struct Piece {
     pub(crate) literal: Option<String>,
 }
 
-pub(crate) fn is_visible(byte: u8) -> bool {
-    (0x21..0x7f).contains(&byte)
-}
-
-fn is_blank(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\n' | b'\r')
-}
-
 impl Stretches {
     fn of(
         normalizer: Option<&Normalizer>,
@@ -152,6 +152,7 @@ impl Stretches {
             {
                 Some(Self::Spaces {
                     letters,
+                    runs: normalizer.is_none_or(|normalizer| joins_blanks(normalizer, splitter)),
                     one_word: false,
                 })
             }
@@ -163,6 +164,7 @@ impl Stretches {
                 let letters = letters && begins_tokens(mark(normalizer)?, model.vocabulary(), true);
                 Some(Self::Spaces {
                     letters,
+                    runs: false,
                     one_word: true,
                 })
             }
@@ -179,7 +181,12 @@ impl Stretches {
     pub(crate) fn each(self, text: &str, found: impl FnMut(usize, usize)) {
         match self {
             Self::Bert => bert(text.as_bytes(), found),
-            Self::Spaces { letters, .. } => spaces(text, letters, found),
+            Self::Spaces {
+                letters,
+                runs: false,
+                ..
+            } => spaces(text, letters, found),
+            Self::Spaces { letters, .. } => blanks(text, letters, found),
         }
     }
 
@@ -190,67 +197,6 @@ impl Stretches {
             Self::Bert => before.is_some_and(|c| c.is_alphanumeric() || c.is_ascii_graphic()),
             Self::Spaces { letters, .. } => is_single(text, space, letters),
         }
-    }
-}
-
-/// Whether a space has firm characters on both sides.
-#[inline(always)]
-fn is_single(text: &str, space: usize, letters: bool) -> bool {
-    let bytes = text.as_bytes();
-    let (Some(&before), Some(&after)) = (
-        space.checked_sub(1).and_then(|at| bytes.get(at)),
-        bytes.get(space + 1),
-    ) else {
-        return false;
-    };
-    if before.is_ascii() && after.is_ascii() {
-        return is_visible(before) && is_visible(after);
-    }
-    let (before, after) = text.split_at_checked(space).unwrap_or_default();
-    let (before, after) = (before.chars().next_back(), after.chars().nth(1));
-    letters
-        && [before, after]
-            .into_iter()
-            .all(|c| c.is_some_and(|c| is_firm(c, letters)))
-}
-
-#[inline(always)]
-fn bert(text: &[u8], mut found: impl FnMut(usize, usize)) {
-    let byte = |at: usize| text.get(at).copied().unwrap_or(b' ');
-    let mut at = 0;
-    while at < text.len() {
-        let start = at;
-        let first = byte(at);
-        at += 1;
-        if is_blank(first) {
-            continue;
-        }
-        if first.is_ascii_alphanumeric() {
-            while byte(at).is_ascii_alphanumeric() {
-                at += 1;
-            }
-        }
-        // Anything else beside a word may belong to it, or vanish.
-        if !is_visible(first) || !(is_visible(byte(at)) || is_blank(byte(at))) {
-            while !is_blank(byte(at)) {
-                at += 1;
-            }
-        }
-        found(start, at);
-    }
-}
-
-#[inline(always)]
-fn spaces(text: &str, letters: bool, mut found: impl FnMut(usize, usize)) {
-    let mut start = 0;
-    for (at, &byte) in text.as_bytes().iter().enumerate() {
-        if byte == b' ' && is_single(text, at, letters) {
-            found(start, at);
-            start = at;
-        }
-    }
-    if start < text.len() {
-        found(start, text.len());
     }
 }
 
@@ -274,6 +220,55 @@ fn stops_at_spaces(normalizer: &Normalizer) -> bool {
         Normalizer::Charsmap(map) => (' '..='~').all(|c| map.keeps(c)),
         Normalizer::Sequence(steps) => steps.iter().all(stops_at_spaces),
         _ => false,
+    }
+}
+
+/// Whether several blanks between firm characters give what the last one alone does, were it a space. Asked of a
+/// normaliser that `stops_at_spaces` and a splitter that `cuts_at_spaces`.
+fn joins_blanks(normalizer: &Normalizer, splitter: &Splitter) -> bool {
+    let Normalizer::Sequence(steps) = normalizer else {
+        return false;
+    };
+    let known = steps.iter().all(|step| match step {
+        Normalizer::Charsmap(map) => ['\t', '\n'].into_iter().all(|c| map.writes_space(c)),
+        Normalizer::Nmt
+        | Normalizer::Form(_)
+        | Normalizer::Lowercase
+        | Normalizer::Strip { left: false, .. } => true,
+        Normalizer::Replace { pattern, .. } => matches!(pattern, Pattern::Run(' ', 2)),
+        _ => false,
+    });
+    let mapped = matches!(
+        steps.first(),
+        Some(Normalizer::Charsmap(_) | Normalizer::Nmt)
+    );
+    let joined = matches!(splitter, Splitter::Sequence(_))
+        || steps
+            .iter()
+            .any(|step| matches!(step, Normalizer::Replace { .. }));
+    // What becomes of these becomes of any.
+    known && mapped && joined && {
+        let words = |run: &str| {
+            let text = format!("a{run}b");
+            let text = prepare(
+                Some(normalizer),
+                Some(splitter),
+                &text,
+                (0, text.len()),
+                true,
+            );
+            let words: Vec<_> = text
+                .spans
+                .iter()
+                .map(|span| text.str(span).to_owned())
+                .collect();
+            let last = text.spans.last().copied().filter(|_| words.len() == 2)?;
+            let (from, _) = text.aligned.origin_of(last.start, last.end)?;
+            Some((words, from as usize + 1 - run.len()))
+        };
+        let one = words(" ");
+        let runs = ["\n", "\t", "  ", " \n ", "\n\n\t", "\t  "];
+        one.is_some() && runs.into_iter().all(|run| words(run) == one)
     }
 }
 

@@ -91,7 +91,7 @@ def test_classes(checkpoint: Path, tmp_path: Path) -> None:
     said = ("--template", "{review} is", "--word", "good= the", "--word", "good= cat", "--word", "bad= mat")
     found = loaded("eval", "classes", checkpoint, file, *said, "--label", "kind")["reviews.jsonl"]
     task = Task(Template("{review} is"), Verbalizer({"good": [" the", " cat"], "bad": [" mat"]}))
-    answers = task.classify(lmrs.Engine(lmrs.load(checkpoint)), rows)
+    answers = task.answer(lmrs.Engine(lmrs.load(checkpoint)), rows)
     assert found["each"]["acc"] == [float(a.label == row["kind"]) for a, row in zip(answers, rows, strict=True)]
     nll = [-np.log(a.probabilities[row["kind"]]) for a, row in zip(answers, rows, strict=True)]
     np.testing.assert_allclose(found["each"]["nll"], nll, rtol=1e-9)

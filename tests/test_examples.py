@@ -34,12 +34,12 @@ def test_the_pipeline_of_alignment(tmp_path: Path) -> None:
     file.write_text("\n".join(map(json.dumps, items)))
     pipeline = example("align_pipeline")
     steps = dict.fromkeys(pipeline.STEPS, 2) | {"ppo": 1}
-    found = pipeline.run(file, out, steps=steps, held_out=8)
+    found = pipeline.run(file, out, steps=steps, held_out=8, seeds=1)
     assert list(found) == ["base", "sft", "ppo", "dpo"]
     assert all(set(stages) == {"harmless", "harmful"} for stages in found.values())
     assert found["dpo"]["harmless"].items == 8
     curves = json.loads((out / "curves.json").read_text())
-    assert [len(curves[stage]) for stage in ("sft", "reward", "ppo", "dpo")] == [2, 2, 1, 2]
-    assert curves["ppo"][0]["val/ratio"] > 0
+    assert [len(curves[stage]) for stage in ("sft", "reward", "ppo 0", "dpo")] == [2, 2, 1, 2]
+    assert curves["ppo 0"]["1"]["val/ratio"] > 0
     assert (out / "3h.png").stat().st_size > 1000
     assert len((ROOT / "examples" / "align_pipeline.py").read_text().splitlines()) < 100

@@ -30,6 +30,7 @@ class Setting(ABC):
     temperature: float = 1.0
     beta: float
     epsilon: float = 0.2
+    epsilon_high: float | None = None
     epochs: int = 1
     minibatches: int = 1
     mask_truncated: bool = False
@@ -45,8 +46,8 @@ class Setting(ABC):
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Between which the ratio is not clipped."""
-        return 1 - self.epsilon, 1 + self.epsilon
+        """Between which the ratio is not clipped; ``epsilon_high`` (DAPO) is ``epsilon`` if it is not given."""
+        return 1 - self.epsilon, 1 + (self.epsilon if self.epsilon_high is None else self.epsilon_high)
 
     @abstractmethod
     def advantages(self, scores: Floats, penalties: Floats) -> Floats:

@@ -30,7 +30,6 @@ class GRPO(Setting):
 
     group: int = 8
     beta: float = 0.0
-    epsilon_high: float | None = None
     delta: float | None = None
     scale: Literal["group", "batch", "none"] = "group"
     importance: Literal["token", "sequence"] = "token"
@@ -45,12 +44,6 @@ class GRPO(Setting):
         ):
             if getattr(self, name) not in known:
                 raise InputError(f"{name} is {getattr(self, name)!r}, expected one of {', '.join(known)}")
-
-    @property
-    def bounds(self) -> tuple[float, float]:
-        """See :class:`~lmrs.align.group.Setting`."""
-        low, high = super().bounds
-        return low, high if self.epsilon_high is None else 1 + self.epsilon_high
 
     def advantages(self, scores: Floats, penalties: Floats) -> Floats:
         """See :class:`~lmrs.align.group.Setting`."""

@@ -19,7 +19,8 @@ class RLOO(Setting):
 
     A reply is rewarded by its score less ``beta·(log p - log p_ref)``; its advantage is that less the mean of the other
     ``group - 1`` rewards, over the deviation of the batch if ``normalize``. Its loss is ``-min(ρ·A, clip(ρ)·A)`` with
-    ``ρ`` the ratio of the probabilities of the whole reply, clipped to ``1 ± epsilon``; at the first step REINFORCE.
+    ``ρ`` the ratio of the probabilities of the whole reply, clipped to ``1 - epsilon … 1 + epsilon_high``; at the first
+    step REINFORCE.
     """
 
     group: int = 2

@@ -1,11 +1,14 @@
 """Prompting: a task said in words, and a model's words read as its answer.
 
-task = Task(Template("{text} It was"), Verbalizer({"good": [" great", " fun"], "bad": [" awful"]}))
-task.classify(engine, [{"text": "A film to love."}], shots=examples, calibrated=True)
+    task = Task(Template("{text} It was {mask}."), Verbalizer({"good": [" great", " fun"], "bad": [" awful"]}))
+    task.answer(engine, [{"text": "A film to love."}], shots=examples, calibrated=True)
+
+Masked models fill the mask, encoder-decoders answer, and others go on. Soft prompts are :class:`lmrs.delta.Prompt`.
 """
 
+from lmrs.prompting.files import Jinja, openprompt, promptsource
 from lmrs.prompting.task import Answer, Task
 from lmrs.prompting.template import Template
-from lmrs.prompting.verbalizer import Verbalizer
+from lmrs.prompting.verbalizer import Learned, Verbalizer, learned
 
-__all__ = ["Answer", "Task", "Template", "Verbalizer"]
+__all__ = ["Answer", "Jinja", "Learned", "Task", "Template", "Verbalizer", "learned", "openprompt", "promptsource"]

@@ -1,24 +1,29 @@
-"""Classification by prompting, with demonstrations and contextual calibration (Brown et al. 2020; Zhao et al. 2021)."""
+"""Tasks by prompting: classes, choices and free text through one call, with demonstrations and calibration.
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+Demonstrations as in Brown et al. (2020), contextual calibration as in Zhao et al. (2021).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Unpack
 
 import numpy as np
 
-from lmrs.engine import Engine
+from lmrs.engine import Engine, Options
 from lmrs.errors import InputError
 from lmrs.eval.outcome import Outcome
-from lmrs.eval.tasks import Heard, scored
-from lmrs.prompting.template import Template
-from lmrs.prompting.verbalizer import Floats, Verbalizer
+from lmrs.eval.tasks import Heard
+from lmrs.prompting.reading import logprobs
+from lmrs.prompting.template import MASK, Fillable
+from lmrs.prompting.verbalizer import Floats, Verbalizer, learned
 
 CONTENT_FREE = ("N/A", "[MASK]", "")
+Examples = Sequence[Mapping[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """The likeliest class of an example, and the probability of each."""
+    """The likeliest class or choice and the probability of each; or the text that was written, and none."""
 
     label: str
     probabilities: Mapping[str, float]
@@ -26,56 +31,110 @@ class Answer:
 
 @dataclass(frozen=True)
 class Task:
-    """A ``template`` whose continuation is one of the words of ``verbalizer``; ``between`` demonstrations."""
+    """A ``template`` and what its answer is; ``between`` demonstrations.
 
-    template: Template
-    verbalizer: Verbalizer
+    With a ``verbalizer`` one of its classes; with ``choices`` one of the texts that this gives for an example, each put
+    behind ``before``; with neither, what the model writes.
+    """
+
+    template: Fillable
+    verbalizer: Verbalizer | None = None
+    choices: Callable[[Mapping[str, Any]], Sequence[str]] | None = None
     between: str = "\n\n"
+    before: str = " "
+
+    def __post_init__(self) -> None:
+        if self.verbalizer is not None and self.choices is not None:
+            raise InputError("a task has a verbalizer or choices, not both")
 
     def prompt(self, example: Mapping[str, Any], shots: Sequence[tuple[Mapping[str, Any], str]] = ()) -> str:
-        """The text of ``example`` after its demonstrations, each an example and its class.
+        """The text of ``example`` after its demonstrations, each an example and its answer.
 
-        Raises InputError for a class that is none.
+        Raises InputError for a demonstration whose answer is no class, or none of its choices.
         """
         told = []
         for shown, label in shots:
-            if label not in self.verbalizer.words:
-                raise InputError(f"a demonstration is {label!r}, expected one of {', '.join(self.verbalizer.classes)}")
-            told.append(self.template.fill(shown) + self.verbalizer.words[label][0])
+            text, word = self.template.fill(shown), self._word(shown, label)
+            told.append(text.replace(MASK, word.strip()) if MASK in text else text + word)
         return self.between.join([*told, self.template.fill(example)])
 
-    def classify(
+    def _word(self, example: Mapping[str, Any], label: str) -> str:
+        if self.verbalizer is not None:
+            if label not in self.verbalizer.words:
+                raise InputError(f"a demonstration is {label!r}, expected one of {', '.join(self.verbalizer.classes)}")
+            return self.verbalizer.words[label][0]
+        if self.choices is not None and label not in (known := self.choices(example)):
+            raise InputError(f"a demonstration is {label!r}, expected one of {', '.join(known)}")
+        return self.before + label
+
+    def answer(
         self,
         engine: Engine,
-        examples: Sequence[Mapping[str, Any]],
+        examples: Examples,
         *,
         shots: Sequence[tuple[Mapping[str, Any], str]] = (),
         calibrated: bool = False,
+        **options: Unpack[Options],
     ) -> list[Answer]:
-        """The class of each of ``examples``.
+        """The answer to each of ``examples``, by any kind of model (see :mod:`lmrs.prompting.reading`).
 
-        ``calibrated`` divides the probabilities by those of inputs that say nothing, after the same demonstrations.
+        ``calibrated`` divides the probabilities of classes by those of inputs that say nothing, after the same
+        demonstrations. ``options`` are those of generation. Raises InputError where a calibration or an option is not
+        for this kind of answer, or there are fewer than two choices; and what the engine raises.
         """
-        found = self._classes(engine, examples, shots, calibrated=calibrated)
-        classes = self.verbalizer.classes
-        return [Answer(classes[int(p.argmax())], dict(zip(classes, p.tolist(), strict=True))) for p in found]
+        if calibrated and self.verbalizer is None:
+            raise InputError("classes can be calibrated; this task has none")
+        if options and (self.verbalizer is not None or self.choices is not None):
+            raise InputError(f"{', '.join(options)}: this task writes nothing")
+        if self.verbalizer is not None:
+            table = self._classes(engine, examples, shots, calibrated=calibrated)
+            return [_likeliest(self.verbalizer.classes, p) for p in table]
+        prompts = [self.prompt(example, shots) for example in examples]
+        if self.choices is None:
+            if cloze := [text for text in prompts if MASK in text.removesuffix(MASK)]:
+                raise InputError(f"{cloze[0]!r} goes on behind its mask: give a verbalizer or choices")
+            written = engine.generate([text.removesuffix(MASK) for text in prompts], **options)
+            return [Answer(completion.text.strip(), {}) for completion in written]
+        offered = [list(self.choices(example)) for example in examples]
+        for number, texts in enumerate(offered):
+            if len(texts) < 2 or len(set(texts)) < len(texts) or "" in texts:
+                raise InputError(f"example {number} has the choices {texts!r}, expected at least two different texts")
+        asked = [(p, self.before + t) for p, texts in zip(prompts, offered, strict=True) for t in texts]
+        ends = np.cumsum([len(texts) for texts in offered])[:-1]
+        parts = np.split(logprobs(engine, asked), ends)
+        return [_likeliest(t, np.exp(x - np.logaddexp.reduce(x, axis=0))) for t, x in zip(offered, parts, strict=True)]
+
+    def learned(
+        self,
+        engine: Engine,
+        examples: Examples,
+        labels: Sequence[str],
+        *,
+        decay: float = 1.0,
+    ) -> "Task":
+        """The task with its verbalizer :func:`~lmrs.prompting.verbalizer.learned` from ``examples``; no weight moves.
+
+        Raises InputError if it has no verbalizer, and what that raises.
+        """
+        found = self._words(engine, [self.prompt(example) for example in examples])
+        return replace(self, verbalizer=learned(self._verbalizer, found, labels, decay=decay))
 
     def judge(
         self,
         engine: Engine,
-        examples: Sequence[Mapping[str, Any]],
+        examples: Examples,
         labels: Sequence[str],
         *,
         shots: Sequence[tuple[Mapping[str, Any], str]] = (),
         calibrated: bool = False,
         on_done: Heard | None = None,
     ) -> Outcome:
-        """How often :meth:`classify` finds the ``labels``: ``acc``, and ``nll`` of the right class in nats.
+        """How often :meth:`answer` finds the ``labels``: ``acc``, and ``nll`` of the right class in nats.
 
         ``on_done`` hears how many words are scored. Raises InputError for a label that is no class, or without
         examples.
         """
-        classes = self.verbalizer.classes
+        classes = self._verbalizer.classes
         for number, label in enumerate(labels):
             if label not in classes:
                 raise InputError(f"example {number} has label {label!r}, expected one of {', '.join(classes)}")
@@ -86,25 +145,37 @@ class Task:
         chosen = np.maximum(found[np.arange(len(right)), right], np.finfo(float).tiny)
         return Outcome.of({"acc": (found.argmax(1) == right).astype(float), "nll": -np.log(chosen)})
 
+    @property
+    def _verbalizer(self) -> Verbalizer:
+        if self.verbalizer is None:
+            raise InputError("the task has no verbalizer, so no classes")
+        return self.verbalizer
+
     def _classes(
         self,
         engine: Engine,
-        examples: Sequence[Mapping[str, Any]],
+        examples: Examples,
         shots: Sequence[tuple[Mapping[str, Any], str]],
         *,
         calibrated: bool,
         on_done: Heard | None = None,
     ) -> Floats:
         """The probability of each class, ``[n, classes]``."""
-        found = self._probabilities(engine, [self.prompt(example, shots) for example in examples], on_done)
+        verbalizer = self._verbalizer
+        prompts = [self.prompt(example, shots) for example in examples]
+        found = verbalizer.probabilities(self._words(engine, prompts, on_done))
         if calibrated:
             empty = [dict.fromkeys(self.template.fields, word) for word in CONTENT_FREE]
-            found = found / self._probabilities(engine, [self.prompt(e, shots) for e in empty]).mean(0)
+            nothing = self._words(engine, [self.prompt(e, shots) for e in empty])
+            found = found / verbalizer.probabilities(nothing).mean(0)
             found = found / found.sum(1, keepdims=True)
         return found
 
-    def _probabilities(self, engine: Engine, prompts: Sequence[str], on_done: Heard | None = None) -> Floats:
-        words = self.verbalizer.every
-        found = scored(engine, [(prompt, word) for prompt in prompts for word in words], on_done)
-        logprobs = np.array([one.sum_logprob for one in found]).reshape(len(prompts), len(words))
-        return self.verbalizer.probabilities(logprobs)
+    def _words(self, engine: Engine, prompts: Sequence[str], on_done: Heard | None = None) -> Floats:
+        words = self._verbalizer.every
+        asked = [(prompt, word) for prompt in prompts for word in words]
+        return logprobs(engine, asked, on_done=on_done).reshape(len(prompts), len(words))
+
+
+def _likeliest(names: Sequence[str], p: Floats) -> Answer:
+    return Answer(names[int(p.argmax())], dict(zip(names, p.tolist(), strict=True)))

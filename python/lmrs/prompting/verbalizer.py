@@ -1,4 +1,4 @@
-"""Verbalizers: the words that stand for a class (Schick & Schütze 2021)."""
+"""Verbalizers: the words that stand for a class (Schick & Schütze 2021), chosen by hand or weighted by examples."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import numpy.typing as npt
 from lmrs.errors import InputError
 
 Floats = npt.NDArray[np.float64]
+STEPS, TOLERANCE = 100, 1e-10
 
 
 @dataclass(frozen=True)
@@ -49,3 +50,76 @@ class Verbalizer:
         means = np.add.reduceat(shifted, starts, axis=1) / counts
         normalised: Floats = means / means.sum(1, keepdims=True)
         return normalised
+
+
+@dataclass(frozen=True, eq=False)
+class Learned(Verbalizer):
+    """A verbalizer whose classes weigh every word: ``p(class) = softmax(weights·x + bias)``.
+
+    ``x`` are the log-probabilities of all words less their mean, so how likely the words are together says nothing.
+    ``weights [classes, words]``, ``bias [classes]``; :func:`learned` finds them.
+    """
+
+    weights: Floats
+    bias: Floats
+
+    def probabilities(self, logprobs: Floats) -> Floats:
+        """See :class:`Verbalizer`."""
+        return _softmax(_features(logprobs) @ self.weights.T + self.bias)
+
+
+def learned(verbalizer: Verbalizer, logprobs: Floats, labels: Sequence[str], *, decay: float = 1.0) -> Learned:
+    """``verbalizer`` with weights from examples: multinomial logistic regression on ``log p`` of its words.
+
+    Minimises ``-Σ log p(label) + decay/2·‖weights - start‖²``, which is convex, by Newton's method; ``start`` gives
+    each word of a class ``1 / words`` and those of others nothing, the geometric mean: with few examples it stays near
+    the words that were chosen by hand. ``logprobs [n, words]`` are those of :meth:`Verbalizer.every`. Raises InputError
+    for a label that is no class, shapes that do not fit, or a ``decay`` that is not more than 0.
+    """
+    classes, words = len(verbalizer.classes), len(verbalizer.every)
+    if logprobs.shape != (len(labels), words) or not labels or not decay > 0:
+        raise InputError(
+            f"log-probabilities are {list(logprobs.shape)} of {len(labels)} labels and {words} words, decay {decay}:"
+            " expected a row a label, and a decay above 0"
+        )
+    for label in labels:
+        if label not in verbalizer.words:
+            raise InputError(f"a label is {label!r}, expected one of {', '.join(verbalizer.classes)}")
+    x = np.concatenate([_features(logprobs), np.ones((len(labels), 1))], 1)
+    target = np.eye(classes)[[verbalizer.classes.index(label) for label in labels]]
+    owner = np.repeat(np.arange(classes), [len(w) for w in verbalizer.words.values()])
+    start = np.zeros((classes, words + 1))
+    start[owner, np.arange(words)] = 1 / np.bincount(owner)[owner]
+    # The bias is held a little, too: only differences of biases matter.
+    held = np.append(np.full(words, decay), 1e-3 * decay)
+
+    def cost(theta: Floats) -> float:
+        scores = x @ theta.T
+        fit = np.logaddexp.reduce(scores, axis=1).sum() - (scores * target).sum()
+        return float(fit + (held * (theta - start) ** 2).sum() / 2)
+
+    theta = start.copy()
+    for _ in range(STEPS):
+        p = _softmax(x @ theta.T)
+        gradient = (p - target).T @ x + held * (theta - start)
+        curved = np.einsum("nc,cd,ni,nj->cidj", p, np.eye(classes), x, x) - np.einsum("nc,nd,ni,nj->cidj", p, p, x, x)
+        curved = curved.reshape(theta.size, theta.size) + np.diag(np.tile(held, classes))
+        step = np.linalg.solve(curved, gradient.reshape(-1)).reshape(theta.shape)
+        length, before = 1.0, cost(theta)
+        while cost(theta - length * step) > before - 1e-4 * length * (gradient * step).sum() and length > 1e-8:
+            length /= 2
+        theta = theta - length * step
+        if np.abs(gradient).max() < TOLERANCE * len(labels):
+            break
+    return Learned(verbalizer.words, theta[:, :-1], theta[:, -1])
+
+
+def _features(logprobs: Floats) -> Floats:
+    centred: Floats = logprobs - logprobs.mean(1, keepdims=True)
+    return centred
+
+
+def _softmax(scores: Floats) -> Floats:
+    shifted = np.exp(scores - scores.max(1, keepdims=True))
+    normalised: Floats = shifted / shifted.sum(1, keepdims=True)
+    return normalised

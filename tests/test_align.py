@@ -14,6 +14,7 @@ from lmrs.align.preferences import Pair, example
 from lmrs.backend import native
 from lmrs.backend import torch as torch_backend
 from lmrs.errors import Error, FormatError, InputError
+from lmrs.train.objective import Example
 
 FIXTURES = Path(__file__).parent / "fixtures" / "models"
 RANDOM = np.random.default_rng(0)
@@ -242,6 +243,16 @@ def test_unfit_pairs_are_named(preference: align.Preference, names: str) -> None
     model.source = None
     with pytest.raises(InputError, match=names):
         align.encoded(model, [preference])
+
+
+@pytest.mark.parametrize("name", ["dpo", "orpo"])
+def test_a_reply_whose_labels_are_all_masked_is_named(name: str) -> None:
+    model = base()
+    found = pairs(model)
+    masked = Example(found[1].rejected.ids, [-100] * len(found[1].rejected.ids))
+    found[1] = Pair(found[1].chosen, masked)
+    with pytest.raises(InputError, match="pair 1 has a reply without a token to predict"):
+        {"dpo": align.dpo, "orpo": align.orpo}[name](model, found)
 
 
 def test_unfit_pairs_are_counted_when_dropped() -> None:

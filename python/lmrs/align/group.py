@@ -11,7 +11,7 @@ import numpy as np
 from lmrs.align import vector as v
 from lmrs.align.logprobs import backend_of, measured, reference_of, through, token_logprobs
 from lmrs.align.pairwise import Told
-from lmrs.align.rollout import Sample, Scorer, rollout, scored
+from lmrs.align.rollout import Sample, Scorer, expect_bounded, rollout, scored
 from lmrs.align.vector import Floats, Vector
 from lmrs.batch import Backend
 from lmrs.errors import InputError
@@ -116,6 +116,7 @@ class Groups:
             parts = measured(learner.reference, examples, backend=backend, temperature=s.temperature)
             self.reference = np.concatenate(parts)
         penalties = np.add.reduceat(self.old - self.reference, self.starts[:-1]).reshape(self.scores.shape)
+        expect_bounded(penalties.reshape(-1), samples)
         self.kl = penalties
         self.advantages = s.advantages(self.scores, penalties).reshape(-1)
 

@@ -5,6 +5,7 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lmrs import ops
 from lmrs.align import vector
@@ -54,16 +55,18 @@ def through(values: Value, loss: Callable[[Vector], Vector], *, backend: Backend
     leaf = vector.of(numbers[:, 0])
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         value = loss(leaf)
-        slope = vector.gradient(value, leaf)
-    if not np.isfinite(value.numbers) or not np.isfinite(slope).all():
+        # As the model's numbers are held, in which a loss can overflow that is finite here.
+        slope = vector.gradient(value, leaf).astype(numbers.dtype)
+        total = np.full((1, 1), value.numbers).astype(numbers.dtype)
+    if not np.isfinite(total).all() or not np.isfinite(slope).all():
         raise InputError(f"the loss is {float(value.numbers)} of log-probabilities down to {numbers.min():.4g}")
 
-    def constant(array: Floats) -> Value:
-        made = module.array(np.ascontiguousarray(array, numbers.dtype))
+    def constant(array: npt.NDArray[Any]) -> Value:
+        made = module.array(np.ascontiguousarray(array))
         return made if backend == "native" else made.to(values.device)
 
     moved = ops.mul(ops.add(values, constant(-numbers)), constant(slope[:, None]))
-    return ops.add(ops.sum(moved), constant(np.full((1, 1), float(value.numbers))))
+    return ops.add(ops.sum(moved), constant(total))
 
 
 def measured(model: Any, examples: Sequence[Example], *, backend: Backend, temperature: float = 1.0) -> list[Floats]:

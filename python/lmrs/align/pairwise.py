@@ -14,6 +14,7 @@ from lmrs.align.vector import Floats, Vector
 from lmrs.batch import Backend
 from lmrs.errors import InputError
 from lmrs.ops import Value
+from lmrs.train.objective import IGNORED
 
 Metrics = Mapping[str, float]
 
@@ -77,7 +78,8 @@ class Pairwise:
 
     With a ``reference``, a model, its log-probabilities are taken once, here, before anything is trained: so it may be
     the policy itself, and the weights are never copied. ``told`` gathers TRL's metrics. Raises InputError if there is
-    no pair, or the reference gives one a log-probability that is not finite.
+    no pair, one has a reply whose labels are all masked, or the reference gives one a log-probability that is not
+    finite.
     """
 
     def __init__(
@@ -90,6 +92,9 @@ class Pairwise:
     ) -> None:
         if not pairs:
             raise InputError("there is no pair to learn from")
+        for index, pair in enumerate(pairs):
+            if not all(any(label != IGNORED for label in reply.labels) for reply in (pair.chosen, pair.rejected)):
+                raise InputError(f"pair {index} has a reply without a token to predict: all its labels are {IGNORED}")
         self.model, self.pairs, self.judge, self.told = model, pairs, judge, Told()
         self._reference = np.zeros((2, len(pairs)))
         if reference is not None:

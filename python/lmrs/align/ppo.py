@@ -18,7 +18,7 @@ from lmrs.align import vector as v
 from lmrs.align.logprobs import backend_of, measured, predicted, reference_of, states, through
 from lmrs.align.pairwise import Told
 from lmrs.align.reward import Scored
-from lmrs.align.rollout import Sample, Scorer, rollout, scored
+from lmrs.align.rollout import Sample, Scorer, expect_bounded, rollout, scored
 from lmrs.align.values import token_values, values_of
 from lmrs.align.vector import Floats, Vector
 from lmrs.batch import Backend
@@ -190,7 +190,9 @@ class Learner:
         logprobs = np.concatenate([sample.logprobs for sample in samples])
         reference = np.concatenate(measured(self.reference, examples, backend=backend, temperature=s.temperature))
         values = values_of(self.critic, examples, backend=backend)
-        penalties = kl(logprobs, reference, estimator=s.kl_estimator)
+        with np.errstate(over="ignore"):
+            penalties = kl(logprobs, reference, estimator=s.kl_estimator)
+        expect_bounded(np.add.reduceat(penalties, np.cumsum([0, *lengths])[:-1]), samples)
         rewards = token_rewards(scores, penalties, lengths, coefficient=self.control)
         rewards = whitened(rewards, shift=False) if s.whiten_rewards else rewards
         advantages = gae(rewards, values, lengths, gamma=s.gamma, lam=s.lam)

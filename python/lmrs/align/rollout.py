@@ -38,6 +38,9 @@ class Sample:
         return example(self.prompt, self.reply)
 
 
+FAR = 1e6
+"""Nats a reply, far above what a policy that is held to its reference ever has."""
+
 Scorer = Callable[[Sequence[Sample]], Sequence[float] | Floats]
 """A reward of each sample: a verifier, or :func:`by_model`."""
 
@@ -101,6 +104,17 @@ def scored(scorer: Scorer, samples: Sequence[Sample], *, missing_eos: float | No
     if missing_eos is not None:
         scores = scores - missing_eos * np.array([not sample.ended for sample in samples])
     return scores
+
+
+def expect_bounded(penalties: Floats, samples: Sequence[Sample]) -> None:
+    """Raise InputError naming the first sample whose KL from the reference, ``[samples]``, no update can follow.
+
+    Beyond :data:`FAR` nats the reference calls a reply impossible, and a penalty in proportion is no guide.
+    """
+    wrong = np.flatnonzero(~(np.abs(penalties) < FAR))
+    if wrong.size:
+        sample = samples[int(wrong[0])]
+        raise InputError(f"the KL of sample {wrong[0]} (prompt {sample.number}) is {penalties[wrong[0]]:.4g}")
 
 
 def by_model(model: Any) -> Scorer:

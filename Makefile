@@ -9,7 +9,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 SOURCES := python tests benches examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-kernels bench-tokenizers wheel install rust-test slow miri asan clean
+.PHONY: help demo test check bench bench-kernels bench-scoring bench-tokenizers wheel install rust-test slow miri asan clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,10 @@ check: install ## formatting, lints, types and stubs: every warning is an error
 bench: install ## whole models beside transformers, CTranslate2, OpenVINO and onnxruntime, in one run
 	$(DEV)/pip install $(PIP_OPTIONS) "$$(echo dist/lmrs-*.whl)[bench]"
 	$(DEV)/python benches/run.py
+
+bench-scoring: install ## log-probabilities and their memory beside transformers, lm-evaluation-harness and llama.cpp
+	$(DEV)/pip install $(PIP_OPTIONS) "$$(echo dist/lmrs-*.whl)[bench]"
+	$(DEV)/python benches/scoring.py
 
 bench-kernels: install ## each kernel beside the limits of this machine, torch and numpy
 	$(DEV)/python benches/kernels.py

@@ -11,6 +11,8 @@ SCORE_TEXTS, SCORE_TOKENS = 4, 256
 EMBED_SENTENCES = 64
 ENCODE_TEXTS, ENCODE_TOKENS = 8, 128
 TUNE_SEQUENCES, TUNE_TOKENS = 4, 128
+WINDOW = 1024
+QUESTIONS, QUESTION_WORDS, CHOICES_EACH, CHOICE_WORDS = 4, 160, 4, 8
 RANK, ALPHA, RATE = 8, 16, 1e-4
 TARGETS = ("q", "v")
 
@@ -39,6 +41,10 @@ PREFILL = Job("prefill", f"prefill {PREFILL_TOKENS}", "tok/s", PREFILL_TOKENS, 1
 DECODE = Job("decode", "decode, one stream", "tok/s", DECODE_TOKENS, 0.0)
 DECODE_MANY = Job("streams", f"decode, {STREAMS} streams", "tok/s", STREAMS * DECODE_TOKENS, 0.0)
 SCORE = Job("score", f"log p, {SCORE_TEXTS} × {SCORE_TOKENS} tokens", "tok/s", SCORE_TEXTS * (SCORE_TOKENS - 1), 1e-3)
+WINDOWS = Job("windows", f"log p, the next window of {WINDOW}", "tok/s", WINDOW - 1, 1e-3)
+CHOICES = Job(
+    "choices", f"{QUESTIONS} questions of {CHOICES_EACH} choices", "choices/s", QUESTIONS * CHOICES_EACH, 1e-3
+)
 EMBED = Job("embed", f"embed {EMBED_SENTENCES} sentences from text", "sent/s", EMBED_SENTENCES, 1e-4)
 ENCODE = Job("encode", f"encode {ENCODE_TEXTS} × {ENCODE_TOKENS}", "seq/s", ENCODE_TEXTS, 1e-4)
 TUNE = Job("tune", f"LoRA step, {TUNE_SEQUENCES} × {TUNE_TOKENS}", "tok/s", TUNE_SEQUENCES * TUNE_TOKENS, 1e-3)
@@ -79,3 +85,22 @@ def rows(model: str, count: int, length: int) -> list[list[int]]:
     """`count` sequences of `length` ids."""
     flat = ids(model, count * length)
     return [flat[n * length : (n + 1) * length] for n in range(count)]
+
+
+def windows(model: str) -> list[list[int]]:
+    """Windows of a running text."""
+    count = 16
+    flat = ids(model, count * WINDOW)
+    return [flat[n * WINDOW : (n + 1) * WINDOW] for n in range(len(flat) // WINDOW)]
+
+
+def choices() -> list[tuple[str, str]]:
+    """(context, continuation): the continuations of a context one after another."""
+    words, found = prose().split(), []
+    size = QUESTION_WORDS + CHOICES_EACH * CHOICE_WORDS
+    for question in range(QUESTIONS):
+        part = words[question * size : (question + 1) * size]
+        rest = part[QUESTION_WORDS:]
+        for start in range(0, len(rest), CHOICE_WORDS):
+            found.append((" ".join(part[:QUESTION_WORDS]), " " + " ".join(rest[start : start + CHOICE_WORDS])))
+    return found

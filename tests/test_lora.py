@@ -116,6 +116,77 @@ def test_live_peft_directory(family: str, settings: dict[str, Any], tmp_path: Pa
         close(gradient, expected[name])
 
 
+PLAIN: dict[str, Any] = {"rank_pattern": {}, "alpha_pattern": {}}
+WHOLE: list[tuple[str, dict[str, Any]]] = [
+    ("gpt2", {"bias": "all"}),
+    ("gpt2", {"bias": "lora_only"}),
+    ("gpt2", {"target_modules": ["wte", "c_attn"]}),
+    ("gpt2", {"modules_to_save": ["ln_f"], "bias": "all"}),
+    ("llama", {"target_modules": ["embed_tokens", "q_proj", "lm_head"], **PLAIN}),
+    ("llama", {"modules_to_save": ["norm", "lm_head"], "target_modules": ["q_proj"], **PLAIN}),
+    ("bert", {"bias": "all"}),
+    ("bert", {"target_modules": ["word_embeddings", "query"]}),
+]
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+@pytest.mark.parametrize("embeddings", [False, True])
+@pytest.mark.parametrize(("family", "settings"), WHOLE)
+def test_weights_that_are_saved_whole(
+    family: str, settings: dict[str, Any], *, embeddings: bool, tmp_path: Path
+) -> None:
+    """Trained biases, modules_to_save, and low ranks of tables: theirs here, and what we write of it there."""
+    theirs = make.tuned(family, **settings)
+    random = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in theirs.named_parameters():
+            if parameter.requires_grad and "lora_" not in name:
+                parameter += 0.1 * torch.randn(parameter.shape, generator=random)
+    theirs.save_pretrained(tmp_path / "theirs", save_embedding_layers=embeddings)
+    ids, _ = make.inputs()
+    with torch.no_grad():
+        expected = make.logits(theirs, ids).numpy()
+    tuned = delta.load(base(family), tmp_path / "theirs")
+    close(logits(tuned, ids), expected)
+    trained = sum(p.data.numpy().size for p in tuned.named_parameters().values() if p.trainable)
+    assert trained == sum(p.numel() for p in theirs.parameters() if p.requires_grad)
+    delta.save(tuned, tmp_path / "ours")
+    assert json.loads((tmp_path / "ours/adapter_config.json").read_text())["peft_type"] == "LORA"
+    again = make.ADAPTERS[family][0].from_pretrained(FIXTURES / "models" / family)
+    again = peft.PeftModel.from_pretrained(again, tmp_path / "ours").eval()
+    with torch.no_grad():
+        close(make.logits(again, ids).numpy(), expected)
+    close(logits(delta.load(base(family), tmp_path / "ours"), ids), expected)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")
+def test_weights_that_are_not_announced(tmp_path: Path) -> None:
+    theirs = make.tuned("gpt2", modules_to_save=["lm_head"])
+    theirs.save_pretrained(tmp_path / "tied")
+    with pytest.raises(ConfigError, match="lm_head, which is tied to"):
+        delta.load(base("gpt2"), tmp_path / "tied")
+    theirs = make.tuned("gpt2", bias="all")
+    with torch.no_grad():
+        theirs.base_model.model.transformer.ln_f.bias += 1
+    theirs.save_pretrained(tmp_path / "bias")
+    config = json.loads((tmp_path / "bias/adapter_config.json").read_text())
+    for changed, error, names in (
+        ({"bias": "none"}, FormatError, "is not announced"),
+        ({"bias": "some"}, ConfigError, "bias is 'some'"),
+        ({"modules_to_save": "ln_f"}, ConfigError, "modules_to_save is 'ln_f'"),
+    ):
+        (tmp_path / "bias/adapter_config.json").write_text(json.dumps(config | changed))
+        with pytest.raises(error, match=names):
+            delta.load(base("gpt2"), tmp_path / "bias")
+
+
+def test_a_low_rank_head_is_scored_with_ranks() -> None:
+    tuned = shaken(LoRA(rank=2, targets="head")(base("llama")))
+    merged = delta.merge(tuned)
+    rows = [lmrs.Engine(model).following([5, 9, 11, 3], top_k=2) for model in (tuned, merged)]
+    np.testing.assert_allclose(rows[0], rows[1], atol=1e-4)
+
+
 @pytest.mark.parametrize("rslora", [False, True])
 @pytest.mark.parametrize("targets", TARGETS)
 @pytest.mark.parametrize("family", FAMILIES)
@@ -241,9 +312,7 @@ def copied(family: str, path: Path) -> Path:
     ("field", "value"),
     [
         ("peft_type", "XLORA"),
-        ("bias", "all"),
         ("lora_bias", True),
-        ("modules_to_save", ["lm_head"]),
         ("init_lora_weights", "pissa_niter_4"),
         ("target_parameters", ["x"]),
         ("layer_replication", [[0, 2]]),

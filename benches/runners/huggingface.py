@@ -1,5 +1,6 @@
 """transformers on torch, and PEFT."""
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -67,12 +68,34 @@ def _decoder(name: str, model: torch.nn.Module) -> Jobs:
         chosen = logits.gather(-1, texts[:, 1:, None])[..., 0]
         return (chosen - logits.logsumexp(-1)).sum(1).numpy()
 
-    return {
+    running = itertools.cycle(torch.tensor([ids]) for ids in work.windows(name))
+
+    def windows() -> np.ndarray:
+        ids = next(running)
+        logits = model(ids).logits[0, :-1].float()
+        return -torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="none").numpy()
+
+    jobs = {
         "prefill": prefill,
         "decode": lambda: _generate(model, prompts[:1])[0],
         "streams": lambda: _generate(model, prompts),
         "score": score,
+        "windows": windows,
     }
+    return jobs | ({"choices": _choices(name, model)} if name == "smollm2" else {})
+
+
+def _choices(name: str, model: torch.nn.Module) -> Callable[[], np.ndarray]:
+    """The harness's own backend, which reads each context once for each of its continuations."""
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+
+    tokenizer = AutoTokenizer.from_pretrained(models.transformers(name))
+    harness = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=work.CHOICES_EACH, device="cpu")
+    asked = [
+        Instance(request_type="loglikelihood", doc={}, arguments=pair, idx=at) for at, pair in enumerate(work.choices())
+    ]
+    return lambda: np.array([total for total, _ in harness.loglikelihood(asked, disable_tqdm=True)])
 
 
 def _encoder(name: str, model: torch.nn.Module) -> Jobs:

@@ -1,5 +1,6 @@
 """llama.cpp through llama-cpp-python's low-level functions, compiled for this machine."""
 
+import itertools
 from collections.abc import Sequence
 
 import llama_cpp
@@ -77,19 +78,25 @@ class Runner:
             best = logits.argmax()
             return np.array([best, -np.log(np.exp(logits - logits[best], dtype=np.float64).sum())])
 
+        running = itertools.cycle(work.windows(name))
+
+        def logprobs(text: list[int]) -> np.ndarray:
+            self.clear()
+            logits = self.run([(0, text, 0)], every=True)[:-1]
+            found = []
+            # By rows, as its own perplexity does it: what stays in the cache is not read from memory again.
+            for row, label in zip(logits, text[1:], strict=True):
+                top = row.max()
+                found.append(row[label] - top - np.log(np.exp(row - top).sum()))
+            return np.array(found)
+
         def score() -> np.ndarray:
-            sums = []
-            for text in texts:
-                self.clear()
-                logits = self.run([(0, text, 0)], every=True)[:-1]
-                top = logits.max(1, keepdims=True)
-                chosen = logits[np.arange(len(text) - 1), text[1:]] - top[:, 0]
-                sums.append((chosen - np.log(np.exp(logits - top).sum(1))).sum())
-            return np.array(sums)
+            return np.array([logprobs(text).sum() for text in texts])
 
         return {
             "prefill": prefill,
             "decode": lambda: self.decode(prompts[:1])[0],
             "streams": lambda: self.decode(prompts),
             "score": score,
+            "windows": lambda: logprobs(next(running)),
         }

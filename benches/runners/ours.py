@@ -8,7 +8,9 @@ import lmrs
 import models
 import work
 from lmrs.backend.machine import instruction_set, threads
+from lmrs.batch import Batch
 from lmrs.delta import LoRA
+from lmrs.eval.plans import run
 from lmrs.train import AdamW, clm, fit
 from runners import Jobs
 
@@ -55,7 +57,14 @@ def _decoder(name: str, engine: lmrs.Engine, dtype: str) -> Jobs:
         done = engine.generate(anew("many", prompts), max_tokens=work.DECODE_TOKENS, ignore_eos=True)
         return np.array([completion.tokens for completion in done])
 
-    jobs = {"prefill": prefill, "decode": decode, "streams": streams}
+    plan = engine.plan(lambda batch: engine.model.head.logprob(engine.model.hidden(batch), batch.labels))
+    running = itertools.cycle(work.windows(name))
+
+    def windows() -> np.ndarray:
+        ids = next(running)
+        return run(plan, Batch.of([ids[:-1]], labels=[ids[1:]]))[:, 0]
+
+    jobs = {"prefill": prefill, "decode": decode, "streams": streams, "windows": windows}
     if name != "smollm2":
         return jobs
     texts = [engine.tokenizer.decode(row) for row in work.rows(name, work.SCORE_TEXTS, work.SCORE_TOKENS)]
@@ -63,7 +72,12 @@ def _decoder(name: str, engine: lmrs.Engine, dtype: str) -> Jobs:
     def score() -> np.ndarray:
         return np.array([s.sum_logprob for s in engine.score(texts, protocol="disjoint")])
 
-    return {**jobs, "score": score} | ({"tune": _tune(engine)} if dtype == "f32" else {})
+    pairs = work.choices()
+
+    def choices() -> np.ndarray:
+        return np.array([one.sum_logprob for one in engine.continuations(pairs)])
+
+    return {**jobs, "score": score, "choices": choices} | ({"tune": _tune(engine)} if dtype == "f32" else {})
 
 
 def _tune(engine: lmrs.Engine) -> object:

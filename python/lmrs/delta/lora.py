@@ -208,10 +208,10 @@ class LowRankHead(Delta):
         wide, head = self._wide(x)
         return head.loss(wide, labels, reduction=reduction)
 
-    def logprob(self, x: Value, labels: Value) -> Value:
+    def logprob(self, x: Value, labels: Value, *, top_k: int | None = None) -> Value:
         """See :meth:`lmrs.nn.layers.Head.logprob`."""
         wide, head = self._wide(x)
-        return head.logprob(wide, labels)
+        return head.logprob(wide, labels, top_k=top_k)
 
     def merged(self) -> Head:
         """The head with the weight ``W + s·B·A``, its own from here on."""

@@ -6,13 +6,14 @@ Importing this module registers the model `lmrs`; run as a program it is then th
 of the model: `path`, and optionally `delta` (a directory of one) and `dtype`.
 """
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lmrs
 from lmrs.delta import load as load_delta
-from lmrs.eval.tasks import BATCH
+from lmrs.eval.tasks import scored
 
 try:
     from lm_eval.api.model import LM
@@ -32,37 +33,37 @@ class Harness(LM):  # type: ignore[misc]
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Log p of each continuation, and whether greedy decoding writes it."""
-        pairs = [request.args for request in requests]
-        order = sorted(range(len(pairs)), key=lambda at: -sum(map(len, pairs[at])))
-        found: dict[int, tuple[float, bool]] = {}
-        for start in range(0, len(order), BATCH):
-            part = order[start : start + BATCH]
-            scored = self.engine.continuations([pairs[at] for at in part])
-            found |= {at: (one.sum_logprob, one.greedy) for at, one in zip(part, scored, strict=True)}
-        return [found[at] for at in range(len(pairs))]
+        return [(one.sum_logprob, one.greedy) for one in scored(self.engine, [one.args for one in requests])]
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """Log p of each whole text, each of its tokens once."""
         return [score.sum_logprob for score in self.engine.score([request.args[0] for request in requests])]
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
-        """The continuation of each prompt up to one of its stop strings."""
-        return [self._generate(*request.args) for request in requests]
+        """The continuation of each prompt up to one of its stop strings; prompts with the same options run together."""
+        together: dict[str, list[int]] = {}
+        for at, request in enumerate(requests):
+            together.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(at)
+        found: dict[int, str] = {}
+        for options, places in together.items():
+            texts = self._generate([requests[at].args[0] for at in places], json.loads(options))
+            found |= zip(places, texts, strict=True)
+        return [found[at] for at in range(len(requests))]
 
-    def _generate(self, context: str, options: dict[str, Any]) -> str:
+    def _generate(self, contexts: list[str], options: dict[str, Any]) -> list[str]:
         until = options.get("until", [])
-        limit = self.engine.config.context
-        most = options.get("max_gen_toks", 256)
-        ids = self.engine.tokenizer.encode(context).ids
+        limit, most = self.engine.config.context, options.get("max_gen_toks", 256)
+        prompts = [encoding.ids for encoding in self.engine.tokenizer.encode(contexts)]
         sampled = bool(options.get("do_sample")) and options.get("temperature", 1.0) > 0
-        return self.engine.generate(
-            ids if limit is None else ids[-(limit - most) :],
+        completions = self.engine.generate(
+            prompts if limit is None else [ids[-(limit - most) :] for ids in prompts],
             max_tokens=most,
             stop=[until] if isinstance(until, str) else list(until),
             temperature=options.get("temperature", 1.0) if sampled else 0.0,
             top_k=options.get("top_k", 0) if sampled else 0,
             top_p=options.get("top_p", 1.0) if sampled else 1.0,
-        ).text
+        )
+        return [completion.text for completion in completions]
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def _masked(engine: "Engine", texts: Sequence[str], on_done: Heard | None) -> li
     return found
 
 
-def scored(engine: "Engine", wanted: Sequence[tuple[str, str]], on_done: Heard | None) -> list[Continuation]:
+def scored(engine: "Engine", wanted: Sequence[tuple[str, str]], on_done: Heard | None = None) -> list[Continuation]:
     """In batches, the longest first and continuations of one context together; given back in the order asked."""
     order = sorted(range(len(wanted)), key=lambda at: (-len(wanted[at][0]), wanted[at][0], -len(wanted[at][1])))
     found: dict[int, Continuation] = {}

@@ -11,13 +11,13 @@ from lmrs.delta.dora import DoRA
 from lmrs.delta.ia3 import IA3
 from lmrs.delta.loha import LoHa
 from lmrs.delta.lokr import LoKr
-from lmrs.delta.lora import LoRA, LowRank
+from lmrs.delta.lora import LoRA
 from lmrs.delta.peft import factors, lora, prompts, vectors
 from lmrs.delta.peft.names import Parts, Tensors, Written, sites
 from lmrs.delta.pissa import PiSSA
 from lmrs.delta.prefix import Prefix
 from lmrs.delta.prompt import Prompt, PTuning
-from lmrs.delta.specified import NormTuning
+from lmrs.delta.specified import NormTuning, Subset
 from lmrs.delta.tree import Delta, M, Method, deltas, methods
 from lmrs.delta.vera import VeRA
 from lmrs.errors import ConfigError
@@ -59,8 +59,10 @@ def holds(model: Any) -> bool:
     Where one of transformers' modules is several here, PEFT shares what we do not; only LoRA and DoRA are held then.
     """
     applied = methods(model)
-    kind = type(applied[0]) if len(applied) == 1 else None
-    if kind not in _WRITERS:
+    kind = type(applied[-1]) if applied else None
+    # A subset of the base goes into a LoRA's file as modules_to_save.
+    beside = all(isinstance(method, Subset) for method in applied[:-1]) and (len(applied) < 2 or kind in (LoRA, DoRA))
+    if kind not in _WRITERS or not beside:
         return False
     if kind in (Prefix, Prompt, PTuning):
         causal = all(module.causal for _, module in model.named_modules() if isinstance(module, Attention))
@@ -69,8 +71,11 @@ def holds(model: Any) -> bool:
     if any(isinstance(low.base, Delta) for low in found.values()):
         return False
     if kind in (LoRA, DoRA):
-        plain = all(isinstance(low, LowRank) for low in found.values())
-        return plain and getattr(applied[0], "bias", "none") == "none"
+        try:
+            lora.write(model)
+        except ConfigError:
+            return False
+        return True
     alone = {group[0][0] for group in sites(model).values() if len(group) == 1}
     return found.keys() <= alone and (kind is not PiSSA or getattr(applied[0], "bias", "none") == "none")
 

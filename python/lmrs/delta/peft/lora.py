@@ -10,22 +10,27 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from lmrs.backend import native
 from lmrs.delta.dora import Decomposed, DoRA
-from lmrs.delta.lora import LoRA, LowRank
+from lmrs.delta.lora import LoRA, LowRank, LowRankEmbedding, LowRankHead, low_rank
+from lmrs.delta.peft import whole
 from lmrs.delta.peft.names import INERT, START, Array, Parts, Tensors, Written, common, known_name, pattern, put, sites
 from lmrs.delta.pissa import PiSSA, principal
 from lmrs.delta.tree import Delta, M, deltas, methods, with_frozen_base
 from lmrs.errors import ConfigError, FormatError
+from lmrs.nn.layers import Embedding
 from lmrs.nn.module import Module, Parameter
+
+Low: TypeAlias = LowRank | LowRankEmbedding | LowRankHead
 
 # Off, or about how an adapter was made rather than what it computes.
 _INERT = {
     "alpha_pattern",
+    "bias",
     "corda_config",
     "ensure_weight_tying",
     "eva_config",
@@ -35,6 +40,7 @@ _INERT = {
     "lora_ga_config",
     "megatron_config",
     "megatron_core",
+    "modules_to_save",
     "qalora_group_size",
     "r",
     "rank_pattern",
@@ -42,8 +48,6 @@ _INERT = {
     "use_dora",
     "use_rslora",
 }
-# Starts of A and B that leave the base as it is, and PiSSA, which takes a part out of it that can be found again.
-_HARMLESSSTARTS = (None, True, False, "gaussian", "orthogonal", "eva")
 # Starts of A and B that leave the base as it is, and PiSSA, which takes a part out of it that can be found again.
 _STARTS = (None, True, False, "gaussian", "orthogonal", "eva", "pissa")
 _MAGNITUDE = ".lora_magnitude_vector"
@@ -66,6 +70,11 @@ def write(model: Any) -> Written:
         outputs = max((rows[1] for _, rows in group if rows), default=tuned[0][2].b.shape[0])
         first = tuned[0][2]
         shared = all(low.a is first.a for _, _, low in tuned)
+        if isinstance(first, LowRankEmbedding):
+            tensors[f"{START}{name}.lora_embedding_A"] = native.tensor(first.a).numpy().T.copy()
+            tensors[f"{START}{name}.lora_embedding_B"] = native.tensor(first.b).numpy()
+            settings[name] = first.lora.rank, _alpha(first, first.lora.rank, rslora=rslora)
+            continue
         a = [native.tensor(first.a).numpy()] if shared else [native.tensor(low.a).numpy() for _, _, low in tuned]
         rank = sum(map(len, a))
         b = np.zeros((outputs, rank), np.float32)
@@ -88,18 +97,25 @@ def write(model: Any) -> Written:
                 norms = native.tensor(known.m).numpy() if isinstance(known, Decomposed) else _norms(modules[path])
                 m[slice(*(rows or (0, outputs)))] = norms
             tensors[f"{START}{name}.lora_magnitude_vector"] = m
-        same = rank == first.lora.rank and first.lora.rslora == rslora
-        settings[name] = rank, first.lora.alpha if same else first.scale * (math.sqrt(rank) if rslora else rank)
+        settings[name] = rank, _alpha(first, rank, rslora=rslora)
     if lows:
         raise ConfigError(f"transformers has no module for {', '.join(sorted(lows))}")
-    return _config(model, settings, methods(model)[0], rslora=rslora), tensors, parts  # type: ignore[arg-type]
+    changed, saved = whole.write(model)
+    config = _config(model, settings, methods(model)[-1], rslora=rslora)  # type: ignore[arg-type]
+    return config | {"modules_to_save": saved or None}, tensors | changed, parts
 
 
-def _low_ranks(model: Module) -> dict[str, LowRank]:
+def _alpha(low: Low, rank: int, *, rslora: bool) -> float:
+    """What PEFT has to call alpha for the scale of ``low`` at this rank."""
+    same = rank == low.lora.rank and low.lora.rslora == rslora
+    return low.lora.alpha if same else low.scale * (math.sqrt(rank) if rslora else rank)
+
+
+def _low_ranks(model: Module) -> dict[str, Low]:
     found = deltas(model)
     if not found:
         raise ConfigError("this model holds no LoRA")
-    lows = {path: delta for path, delta in found.items() if isinstance(delta, LowRank)}
+    lows = {path: delta for path, delta in found.items() if isinstance(delta, Low)}
     for path, delta in found.items():
         if path not in lows or isinstance(delta.base, Delta):
             raise ConfigError(f"PEFT's files cannot hold {path}: expected one LoRA on a plain projection")
@@ -118,7 +134,7 @@ def _config(model: Any, settings: Mapping[str, tuple[int, float]], first: LoRA, 
         "use_rslora": rslora,
         "use_dora": isinstance(first, DoRA),
         "init_lora_weights": "pissa" if isinstance(first, PiSSA) else True,
-        "bias": "none",
+        "bias": first.bias,
         "fan_in_fan_out": any(source.transposed for source in model.sources().values()),
         "rank_pattern": {name: r for name, (r, _) in settings.items() if r != rank},
         "alpha_pattern": {name: _number(x) for name, (_, x) in settings.items() if x != alpha},
@@ -129,13 +145,15 @@ def _number(value: float) -> float:
     return int(value) if float(value).is_integer() else value
 
 
-def read(model: M, config: Mapping[str, Any], tensors: Mapping[str, Array], parts: Parts) -> M:
+def read(model: M, config: Mapping[str, Any], tensors: Tensors, parts: Parts) -> M:
     """The frozen ``model`` with the LoRA of a PEFT directory.
 
     Raises ConfigError for a setting that is on and not supported, or a module the model does not have, FormatError for
     tensors that do not fit each other, the settings or the model; each names the field or the tensor.
     """
     _refuse_unsupported(config)
+    tensors, changed = whole.divided(model, config, tensors)
+    model, _ = whole.put(with_frozen_base(model), config, changed)
     magnitudes = {
         key.removeprefix(START).removesuffix(_MAGNITUDE): values
         for key, values in tensors.items()
@@ -162,6 +180,10 @@ def read(model: M, config: Mapping[str, Any], tensors: Mapping[str, Array], part
                 continue
             part_a, part_b = a[slice(*columns)], b[slice(*(rows or (0, len(b)))), slice(*columns)]
             expected = getattr(getattr(modules.get(path), "weight", None), "shape", None)
+            if isinstance(modules.get(path), Embedding):
+                if type(lora) is not LoRA:
+                    raise ConfigError(f"{path} is an embedding, which takes plain LoRA only")
+                expected = expected and expected[::-1]
             if expected != (len(part_b), part_a.shape[1]):
                 shown = f"{[len(part_b), part_a.shape[1]]}"
                 raise FormatError(f"the LoRA of {module} is for a weight {shown}, {path} has {list(expected or ())}")
@@ -175,20 +197,22 @@ def read(model: M, config: Mapping[str, Any], tensors: Mapping[str, Array], part
         if path not in wrapped:
             return module
         lora, a, b, shared, m = wrapped[path]
-        low: LowRank
+        low: Low
         if isinstance(lora, DoRA):
             low = Decomposed(module, lora, site=path)
             if m is None:
                 raise FormatError(f"lora_magnitude_vector of {path} is missing")
             put(f"{path}.m", low.m, m)
         else:
-            low = principal(module, lora, site=path) if isinstance(lora, PiSSA) else LowRank(module, lora, site=path)
+            low = principal(module, lora, site=path) if isinstance(lora, PiSSA) else low_rank(module, lora, site=path)
+        if isinstance(low, LowRankEmbedding):
+            a = a.T
         low.a = low.a if shared is None else shared
         for parameter, values in ((low.a, a), (low.b, b)):
             parameter.data = native.array(np.ascontiguousarray(values, np.float32)).tensor
         return low
 
-    tuned: Any = with_frozen_base(model).replace("*", change)
+    tuned: Any = model.replace("*", change)
     first, *_ = wrapped.values()
     tuned.deltas = (
         *methods(model),
@@ -216,8 +240,6 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
             continue
         if field == "init_lora_weights":
             active = value not in _STARTS
-        elif field == "bias":
-            active = value != "none"
         else:
             # A field this version does not know is a setting of something off, unless it is itself a switch or a plan.
             active = value is True or (isinstance(value, list | dict) and bool(value))
@@ -228,13 +250,13 @@ def _refuse_unsupported(config: Mapping[str, Any]) -> None:
 def _pairs(tensors: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
     modules = {}
     for key in tensors:
-        match = re.fullmatch(rf"{re.escape(START)}(.+)\.lora_([AB])\.weight", key)
+        match = re.fullmatch(rf"{re.escape(START)}(.+)\.lora_(?:[AB]\.weight|(embedding_)[AB])", key)
         if match is None:
             raise FormatError(f"tensor {key} is not a LoRA's: expected {START}<module>.lora_A.weight or .lora_B.weight")
-        modules[match[1]] = match[2]
+        modules[match[1]] = ("embedding_", "") if match[2] else ("", ".weight")
     pairs = {}
-    for module in modules:
-        a, b = (tensors.get(f"{START}{module}.lora_{letter}.weight") for letter in "AB")
+    for module, (start, end) in modules.items():
+        a, b = (tensors.get(f"{START}{module}.lora_{start}{letter}{end}") for letter in "AB")
         if a is None or b is None or a.ndim != 2 or b.ndim != 2 or len(a) != b.shape[1] or not len(a):
             shapes = ", ".join("missing" if x is None else str(list(x.shape)) for x in (a, b))
             raise FormatError(
@@ -255,7 +277,8 @@ def _lora(config: Mapping[str, Any], module: str, rank: int) -> LoRA:
     if not isinstance(alpha, int | float) or not isinstance(dropout, int | float):
         raise ConfigError(f"adapter_config.json: lora_alpha is {alpha!r}, lora_dropout {dropout!r}, expected numbers")
     kind = DoRA if config.get("use_dora") else PiSSA if config.get("init_lora_weights") == "pissa" else LoRA
-    return kind(rank=rank, alpha=alpha, dropout=dropout, rslora=bool(config.get("use_rslora")))
+    bias = config.get("bias", "none")
+    return kind(rank=rank, alpha=alpha, dropout=dropout, rslora=bool(config.get("use_rslora")), bias=bias)
 
 
 def _by_pattern(config: Mapping[str, Any], field: str, module: str, default: Any) -> Any:

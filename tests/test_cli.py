@@ -160,13 +160,16 @@ def test_tune_then_generate(smollm2_gguf: Path, tmp_path: Path) -> None:
 def test_demo(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     outcome = json.loads(run("demo", "--steps", 6, "--report", page, "--json").stdout)
-    learning, tuning = outcome["tables"]
+    learning, tuning, preferring = outcome["tables"]
     (_, before, after, *_), *_ = learning["rows"]
     assert float(after.replace(",", "")) < float(before.replace(",", ""))
     assert [row[0] for row in tuning["rows"]] == ["Shakespeare", "inaugural addresses"]
+    accuracy, margin, _ = preferring["rows"]
+    assert 0.5 <= float(accuracy[2]) <= 1
+    assert float(margin[2]) > 0
     text = page.read_text(encoding="utf-8")
-    assert text.count("<svg") == 2
-    assert text.count("<mark>") == 3
+    assert text.count("<svg") == 3
+    assert text.count("<mark>") == 4
     for outside in ("http", "src=", "<script", "<link", "@import", "url("):
         assert outside not in text
     ElementTree.fromstring(text.removeprefix("<!doctype html>").replace('<meta charset="utf-8">', "").replace(VIEW, ""))

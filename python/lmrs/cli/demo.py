@@ -25,11 +25,11 @@ Examples:
 @click.option("--steps", type=click.IntRange(min=1), help="Steps of each training [default: about two minutes in all]")
 @options.as_json
 def demo(*, model: Path | None, report: Path, steps: int | None, as_json: bool) -> None:
-    """Live through a language model's life: train, judge, tune, write.
+    """Live through a language model's life: train, judge, tune, prefer, write.
 
     Trains a small GPT from scratch on Shakespeare, measures its perplexity, tunes it with LoRA to the inaugural
-    addresses of presidents, lets both write, and puts curves, tables and texts on one HTML page. The texts ship with
-    the package; nothing is fetched. With --json: {"report", "seconds", "tables"}.
+    addresses of presidents, teaches it by DPO to prefer what was written to what it writes, lets all write, and puts
+    curves, tables and texts on one HTML page. The texts ship with the package; nothing is fetched. With --json: {"report", "seconds", "tables"}.
     """
     outcome = lmrs.demo.run(report, model=model, steps=steps)
     tables = [item for section in outcome.sections for item in section.items if isinstance(item, Table)]

@@ -8,6 +8,7 @@ from pathlib import Path
 import lmrs
 from lmrs.backend.machine import instruction_set, threads
 from lmrs.demo import texts
+from lmrs.demo.chapters.prefer import prefer
 from lmrs.demo.chapters.pretrain import pretrain
 from lmrs.demo.chapters.tune import tune
 from lmrs.demo.report import Section, Table, write
@@ -24,6 +25,8 @@ CONTEXT = 128
 LEARNING = Pace(steps=320, batch_tokens=8 * CONTEXT, context=CONTEXT, rate=2e-3)
 TUNING = Pace(steps=150, batch_tokens=8 * CONTEXT, context=CONTEXT, rate=2e-3)
 TUNING_A_CHECKPOINT = Pace(steps=30, batch_tokens=512, context=CONTEXT, rate=5e-4)
+PREFERRING = Pace(steps=40, batch_tokens=8 * CONTEXT, context=CONTEXT, rate=1e-3)
+PREFERRING_A_CHECKPOINT = Pace(steps=8, batch_tokens=512, context=CONTEXT, rate=2e-4)
 JUDGED_CHARACTERS = 4000
 
 
@@ -44,8 +47,9 @@ def run(report: Path, *, model: Path | None = None, steps: int | None = None) ->
     start = time.perf_counter()
     story = _own() if model is None else _of(model)
     if steps is not None:
-        story = replace(story, learning=replace(story.learning, steps=steps), tuning=replace(story.tuning, steps=steps))
-    chapters: list[Chapter] = [pretrain, tune] if model is None else [tune]
+        paces = {name: replace(getattr(story, name), steps=steps) for name in ("learning", "tuning", "preferring")}
+        story = replace(story, **paces)
+    chapters: list[Chapter] = [pretrain, tune, prefer] if model is None else [tune, prefer]
     sections = []
     for chapter in chapters:
         story, section = chapter(story)
@@ -63,7 +67,7 @@ def run(report: Path, *, model: Path | None = None, steps: int | None = None) ->
     write(
         report,
         "A language model's life on this machine",
-        "What lmrs demo trained, judged, tuned and let write.",
+        "What lmrs demo trained, judged, tuned, taught to prefer and let write.",
         facts,
         sections,
     )
@@ -81,6 +85,7 @@ def _own() -> Story:
         away=texts.addresses(),
         learning=LEARNING,
         tuning=TUNING,
+        preferring=PREFERRING,
     )
 
 
@@ -95,6 +100,7 @@ def _of(path: Path) -> Story:
         away=_judged_briefly(texts.addresses()),
         learning=LEARNING,
         tuning=TUNING_A_CHECKPOINT,
+        preferring=PREFERRING_A_CHECKPOINT,
     )
 
 

@@ -29,6 +29,7 @@ class Story:
     away: Text
     learning: Pace
     tuning: Pace
+    preferring: Pace
 
 
 Chapter = Callable[[Story], tuple[Story, Section]]

@@ -1,10 +1,11 @@
 """`make bench-kernels`: each kernel's rate, its share of this machine's limit, and the ratio to torch and numpy.
 
-The kernels are timed by the Rust example `speed`, which measures the machine's peak and bandwidth in the same run; then
-the peers twice, of which the better counts.
+One table for one thread and for all. The kernels are timed by the Rust example `speed`, which measures the machine's
+peak and bandwidth in the same run, and right after it the peers by as many threads. All times are medians.
 """
 
 import argparse
+import json
 import os
 import re
 import statistics
@@ -13,11 +14,17 @@ import sys
 import time
 from collections.abc import Callable
 
-LINE = re.compile(r"(?P<threads>\d+)T (?P<name>.+?)\s+(?P<rate>[\d.]+) (?P<unit>G\w+/s)\s+(?P<share>\d+) %")
-SHAPE = re.compile(r"(?P<kind>matmul|decode) (?P<weights>\w+) (?P<m>\d+)x(?P<k>\d+)x(?P<n>\d+)")
+LINE = re.compile(
+    r"(?P<threads>\d+)T (?P<name>.+?)\s+(?P<rate>[\d.]+) (?P<unit>G\w+/s)\s+(?P<share>\d+) %\s+(?P<ms>[\d.]+) ms"
+)
+PRODUCT = re.compile(r"(?:matmul|decode) (?P<weights>\w+) (?P<m>\d+)x(?P<k>\d+)x(?P<n>\d+)")
+ATTENTION = re.compile(
+    r"attention (?P<sequences>\d+)x(?P<tokens>\d+) (?P<heads>\d+)/(?P<kv>\d+)x(?P<dim>\d+) (?P<kind>causal|full)"
+)
+Work = Callable[[], object]
 
 
-def seconds(work: Callable[[], object]) -> float:
+def seconds(work: Work) -> float:
     """The median of runs that fill a third of a second, at least five."""
     work()
     runs: list[float] = []
@@ -28,20 +35,18 @@ def seconds(work: Callable[[], object]) -> float:
     return statistics.median(runs)
 
 
-def products(name: str) -> dict[str, Callable[[], object]]:
-    """The same product in torch and, in float32, in numpy."""
+def product(weights: str, m: int, k: int, n: int) -> dict[str, Work]:
+    """The same product in torch and, in float32, in numpy. Neither has one with weights of four bits."""
     import numpy as np
     import torch
 
-    found = SHAPE.fullmatch(name)
-    if found is None or found["weights"] == "Int4":
+    if weights == "Int4":
         return {}
-    m, k, n = (int(found[part]) for part in "mkn")
     x, w = torch.rand(m, k) - 0.5, torch.rand(n, k) - 0.5
-    if found["weights"] == "Bf16":
+    if weights == "Bf16":
         x, w = x.bfloat16(), w.bfloat16()
         return {"torch": lambda: torch.nn.functional.linear(x, w)}
-    if found["weights"] == "Int8":
+    if weights == "Int8":
         layer = torch.nn.Linear(k, n, bias=False)
         layer.weight.data = w
         quantised = torch.ao.quantization.quantize_dynamic(torch.nn.Sequential(layer), {torch.nn.Linear})
@@ -50,47 +55,67 @@ def products(name: str) -> dict[str, Callable[[], object]]:
     return {"torch": lambda: torch.nn.functional.linear(x, w), "numpy": lambda: a @ b}
 
 
-def peers(names: list[str], best: dict[tuple[str, str], float]) -> None:
-    """Add the seconds of each peer to `best`, where they are fewer."""
+def attention(sequences: int, tokens: int, heads: int, kv: int, dim: int, *, causal: bool) -> dict[str, Work]:
+    """The same attention in torch, keys of fewer heads repeated beforehand."""
     import torch
 
-    for name in names:
-        with torch.inference_mode():
-            for peer, work in products(name).items():
-                best[name, peer] = min(best.get((name, peer), float("inf")), seconds(work))
+    q = torch.rand(sequences, heads, tokens, dim)
+    k, v = (torch.rand(sequences, kv, tokens, dim).repeat_interleave(heads // kv, 1) for _ in range(2))
+    return {"torch": lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal)}
+
+
+def peers(name: str) -> dict[str, Work]:
+    """What others have for the kernel of this name."""
+    if found := PRODUCT.fullmatch(name):
+        return product(found["weights"], *(int(found[part]) for part in "mkn"))
+    if found := ATTENTION.fullmatch(name):
+        shape = (int(found[part]) for part in ("sequences", "tokens", "heads", "kv", "dim"))
+        return attention(*shape, causal=found["kind"] == "causal")
+    return {}
+
+
+def time_peers() -> None:
+    """Read names of kernels from standard input; write the seconds of each peer."""
+    import torch
+
+    with torch.inference_mode():
+        times = {
+            name: {peer: seconds(work) for peer, work in peers(name).items()} for name in json.loads(sys.stdin.read())
+        }
+    print(json.dumps(times))
+
+
+def peers_with(threads: int, names: list[str]) -> dict[str, dict[str, float]]:
+    """The seconds of each peer, by so many threads: libraries read their number once, so in another process."""
+    limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
+    child = [sys.executable, "-W", "ignore", __file__, "--peers"]
+    done = subprocess.run(
+        child, input=json.dumps(names), env=os.environ | limits, check=True, stdout=subprocess.PIPE, text=True
+    )
+    times: dict[str, dict[str, float]] = json.loads(done.stdout)
+    return times
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("filter", nargs="?", default="", help="only kernels whose name contains this")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--peers", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LMRS_NUM_THREADS"):
-        os.environ[name] = str(options.threads)
+    if options.peers:
+        time_peers()
+        return
     speed = ["cargo", "run", "--release", "--quiet", "-p", "lmrs-kernels", "--example", "speed", "--", options.filter]
-    done = subprocess.run(speed, check=True, capture_output=True, text=True).stdout
-    # An example that times one thread and then all prints both: these threads' lines are ours.
-    lines = [
-        found for line in done.splitlines() if (found := LINE.match(line)) and int(found["threads"]) == options.threads
-    ]
-    best: dict[tuple[str, str], float] = {}
-    for _ in range(2):
-        peers([line["name"] for line in lines], best)
-    sys.stdout.write(done.split("\n", 1)[0] + "\n")
-    for line in lines:
-        found = SHAPE.fullmatch(line["name"])
-        ratios = ""
-        if found is not None:
-            work = 2 * int(found["m"]) * int(found["k"]) * int(found["n"])
-            bytes_ = (
-                {"F32": 4, "Bf16": 2, "Int8": 1, "Int4": 0.625}[found["weights"]] * int(found["k"]) * int(found["n"])
-            )
-            amount = work if line["unit"] == "GF/s" else bytes_
-            for peer in ("torch", "numpy"):
-                if (line["name"], peer) in best:
-                    theirs = amount / best[line["name"], peer] / 1e9
-                    ratios += f"  {float(line['rate']) / theirs:5.2f}× {peer}"
-        print(f"{line['name']:36}{line['rate']:>9} {line['unit']:5}{line['share']:>4} %{ratios}")
+    printed = subprocess.run(speed, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
+    print("\n".join(line for line in printed if "peak" in line))
+    print("| threads | kernel | rate | of the limit | ratio to peers |\n|---|---|---|---|---|")
+    lines = [found for line in printed if (found := LINE.match(line))]
+    for threads in sorted({int(line["threads"]) for line in lines}):
+        ours = [line for line in lines if int(line["threads"]) == threads]
+        theirs = peers_with(threads, [line["name"] for line in ours])
+        for line in ours:
+            times = theirs[line["name"]].items()
+            ratios = ", ".join(f"{1e3 * took / float(line['ms']):.2f}× {peer}" for peer, took in times)
+            print(f"| {threads} | {line['name']} | {line['rate']} {line['unit']} | {line['share']} % | {ratios} |")
 
 
 if __name__ == "__main__":

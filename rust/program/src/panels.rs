@@ -43,12 +43,7 @@ impl Panels {
                     weight.and_then(|w| program.parameters.iter().find(|p| p.value == w));
                 let Some(parameter) = parameter else { continue };
                 if panels.of[parameter.value.index()].is_none() {
-                    let (inputs, most) = (parameter.tensor.width(), weights.most_inputs());
-                    if inputs > most {
-                        let what = format!("number of inputs of {}", parameter.path);
-                        let expected = format!("at most {most} for weights of {weights:?}");
-                        return Err(Error::input(what, &inputs, expected));
-                    }
+                    check(&parameter.path, &parameter.tensor, weights)?;
                     panels.pack(parameter.value, &parameter.tensor, weights)?;
                 }
             }
@@ -79,6 +74,23 @@ impl Panels {
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
+}
+
+/// Checks that panels can hold each weight: one that is too large would be written as no number.
+fn check(path: &str, weight: &Tensor, weights: Weights) -> Result<()> {
+    let most = weights.largest();
+    if most == f32::MAX || weight.dtype() == DType::F64 {
+        return Ok(());
+    }
+    let mut row = vec![0.0_f32; weight.width()];
+    for index in 0..weight.rows() {
+        weight.read_rows(index, &mut row)?;
+        if let Some(w) = row.iter().find(|w| w.is_finite() && w.abs() > most) {
+            let expected = format!("at most {most} for {weights:?}");
+            return Err(Error::input(format!("a weight of {path}"), w, expected));
+        }
+    }
+    Ok(())
 }
 
 /// The inputs of `node` that are weights of a product, and how they are held.

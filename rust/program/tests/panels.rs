@@ -5,28 +5,31 @@ use lmrs_program::{Op, Plan, Precision, Program};
 use lmrs_tensor::{DType, Tensor};
 
 #[test]
-fn an_input_too_long_for_bytes_is_named() {
-    let inputs = Weights::Int8.most_inputs() + 1;
-    let program = || {
+fn a_weight_too_large_for_four_bits_is_named() {
+    let inputs = 70;
+    let program = |largest: f32| {
         let mut program = Program::default();
         let x = program.input("x", DType::F32, "tokens", Some(inputs));
-        let weight = Tensor::new::<f32>(vec![1.0; inputs], vec![1, inputs]).unwrap();
+        let mut weight = vec![1.0; 2 * inputs];
+        weight[inputs + 66] = -largest;
+        let weight = Tensor::new::<f32>(weight, vec![2, inputs]).unwrap();
         let weight = program.parameter("blocks.0.ff.down.weight", &weight);
         let op = Op::parse("linear", "{}").unwrap();
         let y = program.push(op, vec![Some(x), Some(weight)], vec![], "");
         program.outputs = vec![y.unwrap()];
         program
     };
-    let plan = |layers| {
+    let plan = |largest, layers| {
         let head = Weights::F32;
-        Plan::new(program(), Precision { layers, head })
+        Plan::new(program(largest), Precision { layers, head })
     };
-    let error = plan(Weights::Int8).unwrap_err().to_string();
+    let error = plan(65_505.0, Weights::Int4).unwrap_err().to_string();
     assert!(
-        error.contains("blocks.0.ff.down.weight") && error.contains("131073"),
+        error.contains("blocks.0.ff.down.weight") && error.contains("-65505"),
         "{error}"
     );
-    for weights in [Weights::F32, Weights::Bf16, Weights::Int4] {
-        assert!(plan(weights).is_ok(), "{weights:?}");
+    assert!(plan(65_504.0, Weights::Int4).is_ok());
+    for weights in [Weights::F32, Weights::Bf16, Weights::Int8] {
+        assert!(plan(1e30, weights).is_ok(), "{weights:?}");
     }
 }

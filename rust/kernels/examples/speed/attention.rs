@@ -185,6 +185,10 @@ fn decode(report: &Report) {
         (32768, 8, 1, KvType::Exact),
         (32768, 8, 1, KvType::Int8),
     ] {
+        let name = format!("attention decode {kind:?} {tokens} {heads}/{kv_heads}x{dim}");
+        if !report.wants(&name) {
+            continue;
+        }
         let spec = spec(heads, kv_heads, dim, true);
         let (width, kv) = (heads * dim, kv_heads * dim);
         let (keys, q, mut out) = (values(tokens * kv), values(width), vec![0.0; width]);
@@ -196,7 +200,6 @@ fn decode(report: &Report) {
             stores.push(store);
         }
         let bytes = stores.iter().map(KvStore::bytes).sum();
-        let name = format!("attention decode {kind:?} {tokens} {heads}/{kv_heads}x{dim}");
         report.bytes(&name, bytes, || {
             for store in &stores {
                 let sequence = Sequence {

@@ -1,12 +1,14 @@
 //! Weights of bfloat16: a strip is `[inputs/2][strip]` words of two inputs, the first in the low half.
 
+use std::ops::Range;
+
 use half::bf16;
 
-use super::block::Ahead;
 use super::tile::{self, From, Operands, Step};
+use super::walk::{self, Tiled};
 use super::{DEPTH, PANEL};
+use crate::Real;
 use crate::simd::Dot;
-use crate::{Real, Rows};
 
 /// Words of a strip.
 pub(super) fn words(inputs: usize, width: usize) -> usize {
@@ -43,7 +45,7 @@ pub(super) fn unpack<F: Real>(strip: &[u32], width: usize, column: usize, row: &
 }
 
 /// Two numbers a step.
-struct Pairs;
+pub(super) struct Pairs;
 
 impl<F: Real, S: Dot<F>> Step<F, S> for Pairs {
     type A = u32;
@@ -71,48 +73,37 @@ impl<F: Real, S: Dot<F>> Step<F, S> for Pairs {
     }
 }
 
-/// The product of rows of pairs with a strip, into `sums` `[rows][64]`.
-///
-/// # Safety
-/// `sums` can be written for all rows and the width of the strip, a multiple of the level's tile.
-#[inline(always)]
-pub(super) unsafe fn product<F: Real, S: Dot<F>>(
-    s: S,
-    x: Rows<u32>,
-    (strip, width): (&[u32], usize),
-    sums: *mut F,
-    ahead: Ahead<F>,
-) {
-    let depth = strip.len() / width;
-    let step = S::TILE_VECTORS * S::LANES;
-    let mut k = 0;
-    while k < depth || k == 0 {
-        let from = if k == 0 { From::Zero } else { From::Sum };
-        let steps = DEPTH.min(depth - k);
-        for column in (0..width).step_by(step) {
-            for (row, rows) in tile::heights(x.rows(), S::TILE_ROWS) {
-                if column == 0 && k + steps == depth {
-                    ahead.fetch(row, rows);
-                }
-                // SAFETY: A is these rows, B the strip from `k` and `column` on, C its part of the sums, which the first
-                // pass initialises.
-                unsafe {
-                    let o = Operands {
-                        a: x.start().wrapping_add(row * x.stride() + k),
-                        a_row: x.stride(),
-                        a_step: 1,
-                        b: strip.as_ptr().wrapping_add(k * width + column),
-                        b_step: width,
-                        c: sums.add(row * PANEL + column),
-                        c_row: PANEL,
-                    };
-                    match S::TILE_VECTORS {
-                        4 => tile::rows::<F, S, Pairs, 4>(s, rows, step, steps, o, from),
-                        _ => tile::rows::<F, S, Pairs, 2>(s, rows, step, steps, o, from),
-                    }
-                }
-            }
-        }
-        k += DEPTH;
+impl<F: Real, S: Dot<F>> Tiled<F, S> for Pairs {
+    const ROWS: usize = S::TILE_ROWS;
+    const VECTORS: usize = S::TILE_VECTORS;
+    const PASS: usize = DEPTH;
+
+    #[inline(always)]
+    fn depth(strip: &[u32], width: usize) -> usize {
+        strip.len() / width
+    }
+
+    #[inline(always)]
+    unsafe fn tile<const M: usize, const N: usize>(
+        s: S,
+        o: walk::Operands,
+        (row, column): (usize, usize),
+        steps: Range<usize>,
+        sums: *mut F,
+    ) {
+        let from = From::pass(&steps);
+        let operands = Operands {
+            a: o.x.start().wrapping_add(row * o.x.stride() + steps.start),
+            a_row: o.x.stride(),
+            a_step: 1,
+            b: o.strip
+                .as_ptr()
+                .wrapping_add(steps.start * o.width + column),
+            b_step: o.width,
+            c: sums,
+            c_row: PANEL,
+        };
+        // SAFETY: the caller's promises.
+        unsafe { tile::tile::<F, S, Self, M, N>(s, N * S::LANES, steps.len(), operands, from) };
     }
 }

@@ -1,10 +1,12 @@
 //! Some rows times one panel.
 
+use std::ops::Range;
+
 use super::format;
 use super::input::Input;
 use super::packed::{Packed, Strip};
 use super::tile::{self, From, Operands};
-use super::{DEPTH, Epilogue, Onto, PANEL, ROWS};
+use super::{DEPTH, Epilogue, Onto, PANEL, ROWS, walk};
 use crate::simd::{self, Kernel, Level, Simd};
 use crate::view::Shared;
 use crate::{Real, Rows};
@@ -20,23 +22,52 @@ pub(super) struct Block<'a, F> {
     pub epilogue: &'a Epilogue<'a, F>,
 }
 
-/// Where rows of outputs will go. They are fetched before their tile is computed: a store that misses the caches would
-/// otherwise be waited for.
+/// Where the outputs of a strip go, and what happens to them before.
 #[derive(Clone, Copy)]
-pub(super) struct Ahead<F> {
-    start: *const F,
-    stride: usize,
-    columns: usize,
+pub(super) struct Outputs<'a, F> {
+    out: Shared<'a, F>,
+    /// Row and column of `out` where the first goes.
+    at: (usize, usize),
+    /// Of the weight: the first, and how many there are.
+    columns: (usize, usize),
+    epilogue: &'a Epilogue<'a, F>,
+    level: Level,
 }
 
-impl<F> Ahead<F> {
+impl<F: Real> Outputs<'_, F> {
+    /// Fetches rows before their tile is computed: a store that misses the caches would otherwise be waited for.
     #[inline(always)]
-    pub(super) fn fetch(self, row: usize, rows: usize) {
-        for row in row..row + rows {
-            for column in (0..self.columns).step_by(64 / size_of::<F>()) {
-                simd::prefetch(self.start.wrapping_add(row * self.stride + column));
+    pub(super) fn fetch(&self, row: usize, rows: usize) {
+        let start = self.out.row_ptr_or_start(self.at.0 + row);
+        for row in 0..rows {
+            for column in (0..self.columns.1).step_by(64 / size_of::<F>()) {
+                simd::prefetch(start.wrapping_add(row * self.out.stride() + self.at.1 + column));
             }
         }
+    }
+
+    /// Writes `rows` rows from `row` on, whose sums are `[rows][64]`, and of them those columns of the strip that there are.
+    ///
+    /// # Safety
+    /// The sums are initialised.
+    #[inline(always)]
+    pub(super) unsafe fn write(
+        &self,
+        sums: *const F,
+        (row, rows): (usize, usize),
+        columns: Range<usize>,
+    ) {
+        let columns = columns.start..columns.end.min(self.columns.1);
+        let finish = Finish {
+            sums,
+            rows,
+            columns: self.columns.0 + columns.start..self.columns.0 + columns.end,
+            out: self.out,
+            at: (self.at.0 + row, self.at.1 + columns.start),
+            epilogue: self.epilogue,
+        };
+        // Not a part of the kernel that calls it: what an epilogue can be would be compiled into each.
+        F::dispatch(self.level, finish);
     }
 }
 
@@ -59,67 +90,47 @@ impl<F: Real> Block<'_, F> {
         assert!(rows <= ROWS, "{rows} rows in a block");
         let width = weight.strip_width();
         for strip in 0..columns.div_ceil(width) {
-            // SAFETY: a row of the sums holds all strips of a panel.
-            let sums = unsafe { sums.add(strip * width) };
-            let columns = width.min(columns - strip * width);
-            let ahead = Ahead {
-                start: out
-                    .row_ptr_or_start(at.0)
-                    .wrapping_add(at.1 + strip * width),
-                stride: out.stride(),
-                columns,
+            let column = strip * width;
+            let outputs = Outputs {
+                out,
+                at: (at.0, at.1 + column),
+                columns: (panel * PANEL + column, width.min(columns - column)),
+                epilogue,
+                level,
             };
             match (weight.strip(panel * PANEL / width + strip), input) {
                 (Strip::Full(strip), Input::Full(x)) => {
-                    F::dispatch(
-                        level,
-                        Full {
-                            x,
-                            strip,
-                            width,
-                            columns,
-                            sums,
-                            ahead,
-                        },
-                    );
-                }
-                (Strip::Narrow(format, strip), Input::Words(x)) => {
-                    let product = format::Product {
-                        format,
+                    let full = Full {
                         x,
                         strip,
                         width,
                         sums,
-                        ahead,
+                        outputs,
+                    };
+                    F::dispatch(level, full);
+                }
+                (Strip::Narrow(format, strip), Input::Words(x)) => {
+                    let product = format::Product {
+                        format,
+                        operands: walk::Operands { x, strip, width },
+                        sums,
+                        outputs,
                     };
                     F::dispatch_dot(level.min(weight.level()), product);
                 }
                 _ => unreachable!("the input is made for its weight"),
             }
         }
-        let columns = panel * PANEL..panel * PANEL + columns;
-        F::dispatch(
-            level,
-            Finish {
-                sums,
-                rows,
-                columns,
-                out,
-                at,
-                epilogue,
-            },
-        );
     }
 }
 
-/// The product of rows with a strip of floats, into `sums` `[rows][64]`.
+/// The product of rows with a strip of floats; `sums` has room for `[rows][64]`.
 struct Full<'a, F> {
     x: Rows<'a, F>,
     strip: &'a [F],
     width: usize,
-    columns: usize,
     sums: *mut F,
-    ahead: Ahead<F>,
+    outputs: Outputs<'a, F>,
 }
 
 impl<F: Real> Kernel<F> for Full<'_, F> {
@@ -131,34 +142,39 @@ impl<F: Real> Kernel<F> for Full<'_, F> {
             x,
             strip,
             width,
-            columns,
             sums,
-            ahead,
+            outputs,
         } = self;
-        let (depth, mut k) = (x.width(), 0);
-        while k < depth || k == 0 {
-            let from = if k == 0 { From::Zero } else { From::Sum };
-            let steps = DEPTH.min(depth - k);
-            for (row, rows) in tile::heights(x.rows(), S::TILE_ROWS) {
-                if k + steps == depth {
-                    ahead.fetch(row, rows);
-                }
+        let columns = outputs.columns.1;
+        walk::passes(
+            x.rows(),
+            x.width(),
+            (S::TILE_ROWS, DEPTH),
+            |rows, steps, kept| {
                 // SAFETY: A is these rows, B the strip, C their part of the sums, which the first pass initialises.
                 unsafe {
+                    let sums = sums.add(kept * PANEL);
                     let o = Operands {
-                        a: x.start().add(row * x.stride() + k),
+                        a: x.start().add(rows.start * x.stride() + steps.start),
                         a_row: x.stride(),
                         a_step: 1,
-                        b: strip.as_ptr().add(k * width),
+                        b: strip.as_ptr().add(steps.start * width),
                         b_step: width,
-                        c: sums.add(row * PANEL),
+                        c: sums,
                         c_row: PANEL,
                     };
-                    tile::product(s, rows, columns, steps, o, from);
+                    let last = steps.end == x.width();
+                    if last {
+                        outputs.fetch(rows.start, rows.len());
+                    }
+                    let from = From::pass(&steps);
+                    tile::product(s, rows.len(), columns, steps.len(), o, from);
+                    if last {
+                        outputs.write(sums, (rows.start, rows.len()), 0..columns);
+                    }
                 }
-            }
-            k += DEPTH;
-        }
+            },
+        );
     }
 }
 
@@ -168,7 +184,7 @@ struct Finish<'a, F> {
     sums: *const F,
     rows: usize,
     /// Of the weight.
-    columns: std::ops::Range<usize>,
+    columns: Range<usize>,
     out: Shared<'a, F>,
     at: (usize, usize),
     epilogue: &'a Epilogue<'a, F>,

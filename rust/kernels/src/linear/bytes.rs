@@ -1,152 +1,164 @@
 //! Rows of the input as signed bytes.
 
+use half::bf16;
+
 use super::input::GROUP;
-use super::turn;
+use super::{int8, turn};
 use crate::Real;
 use crate::simd::Dot;
 
-/// Words that [`turned`] writes for a row: its bytes, the scale, and the sum of the bytes.
+/// Words that [`turned`] writes for a whole group of weights of eight bits: its bytes, and what their sum takes off a product
+/// whose weights are 128 too large.
+pub(super) const TURNED: usize = int8::GROUP / 4 + 1;
+
+/// Words that [`turned`] writes for a row: those of its groups, and its scale.
 pub(super) fn turned_words(inputs: usize) -> usize {
-    inputs.next_multiple_of(GROUP) / 4 + 2
+    let padded = inputs.next_multiple_of(GROUP);
+    padded / 4 + padded.div_ceil(int8::GROUP) + 1
 }
 
-/// Words that [`grouped`] writes for a row: its bytes, then for each group the scale, and the sum of what its bytes stand for.
+/// Words that [`grouped`] writes for a group: its bytes, the scale, and the sum of what its bytes stand for.
+pub(super) const GROUPED: usize = GROUP / 4 + 2;
+
+/// Words that [`grouped`] writes for a row.
 pub(super) fn grouped_words(inputs: usize) -> usize {
-    inputs.div_ceil(GROUP) * (GROUP / 4 + 2)
+    inputs.div_ceil(GROUP) * GROUPED
 }
 
-/// A row of a product with weights of eight bits.
-#[derive(Clone, Copy)]
-pub(super) struct Turned {
-    pub scale: f32,
-    /// Of the bytes.
-    pub sum: i32,
-}
-
-impl Turned {
-    /// # Panics
-    /// If no row is that short.
-    #[inline(always)]
-    pub(super) fn of(row: &[u32]) -> Self {
-        Self {
-            scale: f32::from_bits(row[row.len() - 2]),
-            sum: row[row.len() - 1] as i32,
-        }
-    }
-}
-
-/// A row of a product with weights of four bits.
-#[derive(Clone, Copy)]
-pub(super) struct Grouped<'a> {
-    scales: &'a [u32],
-    sums: &'a [u32],
-}
-
-impl<'a> Grouped<'a> {
-    #[inline(always)]
-    pub(super) fn of(row: &'a [u32]) -> Self {
-        let groups = row.len() / (GROUP / 4 + 2);
-        let (scales, sums) = row[groups * (GROUP / 4)..].split_at(groups);
-        Self { scales, sums }
-    }
-
-    /// The scale of a group.
-    #[inline(always)]
-    pub(super) fn scale<F: Real>(self, group: usize) -> F {
-        F::of(f64::from(f32::from_bits(self.scales[group])))
-    }
-
-    /// The sum of a group, as rounded.
-    #[inline(always)]
-    pub(super) fn sum<F: Real>(self, group: usize) -> F {
-        F::of(f64::from(f32::from_bits(self.sums[group])))
-    }
-}
-
-/// Writes `row`, padded with zeros to whole groups, as bytes of one scale after a [`turn`].
+/// Writes `row`, padded with zeros to whole groups, as bytes of one scale after a [`turn`], for which there is `room`.
 #[inline(always)]
-pub(super) fn turned<F: Real, S: Dot<F>>(s: S, row: &mut [F], to: &mut [u32]) {
-    turn::forward(s, row);
-    let (words, facts) = to.split_at_mut(row.len() / 4);
-    facts[0] = bytes(s, row, words).to_bits();
-    facts[1] = sum(words) as u32;
+pub(super) fn turned<F: Real, S: Dot<F>>(s: S, row: &[F], room: &mut [F], to: &mut [u32]) {
+    turn::forward(s, row, room);
+    let extent = Extent::of(s, room);
+    let (groups, last) = to.split_at_mut(to.len() - 1);
+    if s.sum(extent.odd).is_nan() {
+        groups.fill(0);
+        last[0] = f32::NAN.to_bits();
+        return;
+    }
+    let Scale { scale, inverse } = Scale::of(extent.largest);
+    last[0] = scale.to_bits();
+    for (group, to) in room.chunks(int8::GROUP).zip(groups.chunks_mut(TURNED)) {
+        let (words, off) = to.split_at_mut(group.len() / 4);
+        off[0] = (-128 * round(s, group, inverse, words)) as u32;
+    }
+}
+
+/// Writes a group of weights, padded with zeros, as bytes; returns their scale, NaN if one is not finite. It is rounded up, so
+/// that none exceeds 127.
+#[inline(always)]
+pub(super) fn weights<F: Real, S: Dot<F>>(s: S, group: &[F], words: &mut [u32]) -> bf16 {
+    let extent = Extent::of(s, group);
+    if s.sum(extent.odd).is_nan() {
+        words.fill(0);
+        return bf16::NAN;
+    }
+    let exact = Scale::of(extent.largest).scale;
+    let scale = bf16::from_bits((exact.to_bits().wrapping_add(0xFFFF) >> 16) as u16);
+    let inverse = F::ONE / F::of(scale.to_f64());
+    round(
+        s,
+        group,
+        if inverse.is_finite() {
+            inverse
+        } else {
+            F::ZERO
+        },
+        words,
+    );
+    scale
 }
 
 /// Writes `row`, padded with zeros to whole groups, as bytes with a scale for each group.
 #[inline(always)]
 pub(super) fn grouped<F: Real, S: Dot<F>>(s: S, row: &[F], to: &mut [u32]) {
-    let groups = row.len() / GROUP;
-    let (words, facts) = to.split_at_mut(row.len() / 4);
-    let (scales, sums) = facts.split_at_mut(groups);
-    if !finite(s, row) {
-        words.fill(0);
-        scales.fill(f32::NAN.to_bits());
-        return;
+    let mut odd = s.splat(F::ZERO);
+    for (row, to) in row.chunks_exact(GROUP).zip(to.chunks_exact_mut(GROUPED)) {
+        let (words, facts) = to.split_at_mut(GROUP / 4);
+        let extent = Extent::of(s, row);
+        odd = s.add(odd, extent.odd);
+        let Scale { scale, inverse } = Scale::of(extent.largest);
+        let sum = round(s, row, inverse, words);
+        facts.copy_from_slice(&[scale.to_bits(), (scale * sum as f32).to_bits()]);
     }
-    let each = row
-        .chunks_exact(GROUP)
-        .zip(words.chunks_exact_mut(GROUP / 4));
-    for ((row, words), (scale, total)) in each.zip(scales.iter_mut().zip(sums)) {
-        let by = round(s, row, words);
-        *scale = by.to_bits();
-        *total = (by * sum(words) as f32).to_bits();
-    }
-}
-
-#[inline(always)]
-fn sum(words: &[u32]) -> i32 {
-    // SAFETY: bytes of the words, of any value.
-    let bytes = unsafe { std::slice::from_raw_parts(words.as_ptr().cast::<i8>(), 4 * words.len()) };
-    bytes.iter().map(|&byte| i32::from(byte)).sum()
-}
-
-#[inline(always)]
-fn finite<F: Real, S: Dot<F>>(s: S, row: &[F]) -> bool {
-    let zero = s.splat(F::ZERO);
-    let mut odd = zero;
-    for at in (0..row.len()).step_by(S::LANES) {
-        // SAFETY: whole vectors of the row.
-        odd = s.fma(unsafe { s.load(row.as_ptr().add(at)) }, zero, odd);
-    }
-    !s.sum(odd).is_nan()
-}
-
-/// Rounds whole groups to bytes of one scale, which is returned: the largest magnitude becomes 127. It is NaN if a number is
-/// not finite, and 0 if there is none to divide by.
-#[inline(always)]
-pub(super) fn bytes<F: Real, S: Dot<F>>(s: S, row: &[F], words: &mut [u32]) -> f32 {
-    if finite(s, row) {
-        round(s, row, words)
-    } else {
-        words.fill(0);
-        f32::NAN
+    if s.sum(odd).is_nan() {
+        for to in to.chunks_exact_mut(GROUPED) {
+            to.fill(0);
+            to[GROUP / 4] = f32::NAN.to_bits();
+        }
     }
 }
 
-/// [`bytes`] of numbers that are finite.
+/// What the scale of some numbers follows from.
+struct Extent<F, V> {
+    /// Magnitude, if all are finite.
+    largest: F,
+    /// Zeros, or a NaN if one is not finite.
+    odd: V,
+}
+
+impl<F: Real, V: Copy> Extent<F, V> {
+    #[inline(always)]
+    fn of<S: Dot<F, V = V>>(s: S, row: &[F]) -> Self {
+        debug_assert_eq!(row.len() % GROUP, 0);
+        let zero = s.splat(F::ZERO);
+        // Two of each, so that none waits for itself.
+        let (mut most, mut least, mut odd) = ([zero; 2], [zero; 2], [zero; 2]);
+        for at in (0..row.len()).step_by(2 * S::LANES) {
+            for i in 0..2 {
+                // SAFETY: a group is whole pairs of vectors.
+                let x = unsafe { s.load(row.as_ptr().add(at + i * S::LANES)) };
+                most[i] = s.max(most[i], x);
+                least[i] = s.min(least[i], x);
+                odd[i] = s.fma(x, zero, odd[i]);
+            }
+        }
+        let (most, least) = (s.max(most[0], most[1]), s.min(least[0], least[1]));
+        Self {
+            largest: s.largest(s.max(most, s.sub(zero, least))),
+            odd: s.add(odd[0], odd[1]),
+        }
+    }
+}
+
+/// A scale that makes the largest magnitude 127, and its inverse; both 0 if there is none to divide by.
+struct Scale<F> {
+    scale: f32,
+    inverse: F,
+}
+
+impl<F: Real> Scale<F> {
+    #[inline(always)]
+    fn of(largest: F) -> Self {
+        let inverse = F::of(127.0) / largest;
+        // A product of 0 and an infinity would be no byte.
+        if inverse.is_finite() {
+            let scale = (largest / F::of(127.0)).to_f64() as f32;
+            Self { scale, inverse }
+        } else {
+            let (scale, inverse) = (0.0, F::ZERO);
+            Self { scale, inverse }
+        }
+    }
+}
+
+/// Rounds whole groups times `inverse` to bytes, and returns their sum.
 #[inline(always)]
-fn round<F: Real, S: Dot<F>>(s: S, row: &[F], words: &mut [u32]) -> f32 {
+fn round<F: Real, S: Dot<F>>(s: S, row: &[F], inverse: F, words: &mut [u32]) -> i32 {
     debug_assert_eq!((row.len() % GROUP, row.len()), (0, 4 * words.len()));
-    // SAFETY: whole vectors of the row.
-    let vector = |at: usize| unsafe { s.load(row.as_ptr().add(at)) };
-    let zero = s.splat(F::ZERO);
-    let mut largest = zero;
-    for at in (0..row.len()).step_by(S::LANES) {
-        let x = vector(at);
-        largest = s.max(largest, s.max(x, s.sub(zero, x)));
-    }
-    let largest = s.largest(largest);
-    let inverse = F::of(127.0) / largest;
-    // A product of 0 and an infinity would be no byte.
-    if !inverse.is_finite() {
-        words.fill(0);
-        return 0.0;
-    }
     let inverse = s.splat(inverse);
-    for at in (0..row.len()).step_by(S::LANES) {
-        let to = words.as_mut_ptr().cast::<i8>();
-        // SAFETY: the words hold whole vectors of bytes.
-        unsafe { s.store_i8(to.add(at), s.mul(vector(at), inverse)) };
+    let mut sums = s.splat_word(0);
+    for at in (0..row.len()).step_by(2 * S::LANES) {
+        // SAFETY: a group is whole pairs of vectors, and the words have a byte for each number.
+        unsafe {
+            let vector = |i: usize| {
+                let x = s.load(row.as_ptr().add(at + i * S::LANES));
+                s.mul(x, inverse)
+            };
+            let to = words.as_mut_ptr().cast::<i8>().add(at);
+            sums = s.store_i8(to, [vector(0), vector(1)], sums);
+        }
     }
-    (largest.to_f64() / 127.0) as f32
+    // Small integers: exact.
+    s.sum(s.integers(sums)).to_f64() as i32
 }

@@ -1,11 +1,14 @@
 //! The formats of narrow weights: how strips of words hold them, and their products.
 
-use super::block::Ahead;
+use super::bf16::{self, Pairs};
+use super::block::Outputs;
 use super::input::{Coding, GROUP};
-use super::{bf16, int4, int8};
+use super::int4::{self, Nibbles};
+use super::int8::{self, Quads};
+use super::walk::{self, Operands, Tiled};
+use crate::Real;
 use crate::memory::with_scratch;
 use crate::simd::{Dot, DotKernel, Level};
-use crate::{Real, Rows};
 
 /// How narrow weights lie in a strip.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,9 +60,9 @@ impl<F: Real> DotKernel<F> for Width {
     #[inline(always)]
     fn run<S: Dot<F>>(self, _: S) -> usize {
         let vectors = match self.0 {
-            Format::Bf16 => S::TILE_VECTORS,
-            Format::Int8 => S::QUAD_TILE.1,
-            Format::Int4 => S::NIBBLE_TILE.1,
+            Format::Bf16 => <Pairs as Tiled<F, S>>::VECTORS,
+            Format::Int8 => <Quads as Tiled<F, S>>::VECTORS,
+            Format::Int4 => <Nibbles as Tiled<F, S>>::VECTORS,
         };
         S::LANES * vectors
     }
@@ -74,17 +77,25 @@ pub(super) struct Pack<'a, F> {
     pub room: Room<'a, F>,
 }
 
-/// A row in whole groups, and its bytes.
+/// Room for a row in whole groups, as it is and turned, and for its bytes.
 pub(super) struct Room<'a, F> {
-    pub row: &'a mut [F],
+    pub padded: &'a mut [F],
+    pub turned: &'a mut [F],
     pub bytes: &'a mut [u32],
 }
 
-/// Lends room for a row.
+/// Lends room for rows of so many inputs.
 pub(super) fn with_room<F: Real>(inputs: usize, body: impl FnOnce(Room<F>)) {
-    let padded = inputs.next_multiple_of(GROUP);
-    with_scratch(padded, |row| {
-        with_scratch(padded / 4, |bytes| body(Room { row, bytes }));
+    let length = inputs.next_multiple_of(GROUP);
+    with_scratch(2 * length, |rows| {
+        let (padded, turned) = rows.split_at_mut(length);
+        with_scratch(length / 4, |bytes| {
+            body(Room {
+                padded,
+                turned,
+                bytes,
+            });
+        });
     });
 }
 
@@ -108,15 +119,12 @@ impl<F: Real> DotKernel<F> for Pack<'_, F> {
     }
 }
 
-/// The product of narrowed rows with a strip, all its columns, into `sums` `[rows][64]`.
+/// The product of narrowed rows with a strip, all its columns; `sums` has room for `[rows][64]`.
 pub(super) struct Product<'a, F> {
     pub format: Format,
-    pub x: Rows<'a, u32>,
-    pub strip: &'a [u32],
-    /// Of the strip; a multiple of the level's tile.
-    pub width: usize,
+    pub operands: Operands<'a>,
     pub sums: *mut F,
-    pub ahead: Ahead<F>,
+    pub outputs: Outputs<'a, F>,
 }
 
 impl<F: Real> DotKernel<F> for Product<'_, F> {
@@ -126,18 +134,16 @@ impl<F: Real> DotKernel<F> for Product<'_, F> {
     fn run<S: Dot<F>>(self, s: S) {
         let Self {
             format,
-            x,
-            strip,
-            width,
+            operands,
             sums,
-            ahead,
+            outputs,
         } = self;
-        // SAFETY: the sums hold all rows and columns of a strip.
+        // SAFETY: the sums have room for all rows and columns of a strip.
         unsafe {
             match format {
-                Format::Bf16 => bf16::product(s, x, (strip, width), sums, ahead),
-                Format::Int8 => int8::product(s, x, (strip, width), sums, ahead),
-                Format::Int4 => int4::product(s, x, (strip, width), sums, ahead),
+                Format::Bf16 => walk::product::<F, S, Pairs>(s, operands, sums, outputs),
+                Format::Int8 => walk::product::<F, S, Quads>(s, operands, sums, outputs),
+                Format::Int4 => walk::product::<F, S, Nibbles>(s, operands, sums, outputs),
             }
         }
     }

@@ -1,8 +1,8 @@
 //! The rows of a product's input as its weights take them.
 
 use super::bytes;
+use super::format::{Room, with_room};
 use super::packed::Packed;
-use crate::memory::with_scratch;
 use crate::simd::{self, Dot, DotKernel};
 use crate::view::Shared;
 use crate::{Real, Rows, RowsMut, team};
@@ -150,18 +150,15 @@ impl Coding {
     pub(super) fn narrow<F: Real>(self, x: Rows<F>, to: RowsMut<u32>) {
         let (rows, level, to) = (x.rows(), simd::current(), to.share());
         let rows_of = |first: usize, last: usize| {
-            with_scratch(x.width().next_multiple_of(GROUP), |padded| {
-                padded[x.width()..].fill(F::ZERO);
-                F::dispatch_dot(
-                    level,
-                    Narrow {
-                        coding: self,
-                        x: x.slice(first..last),
-                        padded,
-                        to,
-                        first,
-                    },
-                );
+            with_room(x.width(), |room| {
+                let narrow = Narrow {
+                    coding: self,
+                    x: x.slice(first..last),
+                    room,
+                    to,
+                    first,
+                };
+                F::dispatch_dot(level, narrow);
             });
         };
         if rows * x.width() < ALONE {
@@ -178,8 +175,7 @@ impl Coding {
 struct Narrow<'a, F> {
     coding: Coding,
     x: Rows<'a, F>,
-    /// Room for a row in whole groups, zeros after its end.
-    padded: &'a mut [F],
+    room: Room<'a, F>,
     to: Shared<'a, u32>,
     first: usize,
 }
@@ -194,17 +190,25 @@ impl<F: Real> DotKernel<F> for Narrow<'_, F> {
             // SAFETY: rows are narrowed once each.
             let to = unsafe { self.to.row(self.first + i) };
             assert_eq!(to.len(), self.coding.words(width));
-            self.padded[..width].copy_from_slice(self.x.row(i));
+            let row = whole(self.x.row(i), self.room.padded);
             match self.coding {
-                Coding::Pairs => pairs(s, self.padded, to),
-                Coding::Turned => {
-                    bytes::turned(s, self.padded, to);
-                    self.padded[width..].fill(F::ZERO);
-                }
-                Coding::Grouped => bytes::grouped(s, self.padded, to),
+                Coding::Pairs => pairs(s, row, to),
+                Coding::Turned => bytes::turned(s, row, self.room.turned, to),
+                Coding::Grouped => bytes::grouped(s, row, to),
             }
         }
     }
+}
+
+/// A row in whole groups: itself, or `room` with zeros after its end.
+#[inline(always)]
+pub(super) fn whole<'a, F: Real>(row: &'a [F], room: &'a mut [F]) -> &'a [F] {
+    if row.len() == room.len() {
+        return row;
+    }
+    room[..row.len()].copy_from_slice(row);
+    room[row.len()..].fill(F::ZERO);
+    room
 }
 
 #[inline(always)]

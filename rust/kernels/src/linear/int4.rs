@@ -4,18 +4,22 @@
 //! A strip is, for each group, `[4][strip]` words of eight inputs, `[strip]` scales and `[strip]` least values. The low nibbles
 //! of a word are its first four inputs, the high ones the others, so that a mask gives four bytes for the four bytes of a row.
 
+use std::ops::Range;
+
 use half::f16;
 
-use super::PANEL;
-use super::block::Ahead;
-use super::bytes::Grouped;
 use super::input::GROUP;
 use super::tile::{self, Operands, Step};
+use super::walk::{self, Tiled};
+use super::{PANEL, bytes};
+use crate::Real;
 use crate::simd::Dot;
-use crate::{Real, Rows};
 
 /// Words of one column of a group.
 const WORDS: usize = GROUP / 8;
+
+/// The largest magnitude of a weight: of 16 bits.
+pub(super) const LARGEST: f32 = 65_504.0;
 
 /// How much of a group's range its grid spans: what lies beyond is cut off, for finer steps.
 const SPANS: [f32; 4] = [1.0, 0.93, 0.86, 0.79];
@@ -163,7 +167,7 @@ pub(super) fn unpack<F: Real>(strip: &[u32], width: usize, column: usize, row: &
 }
 
 /// Eight numbers a step.
-struct Nibbles;
+pub(super) struct Nibbles;
 
 impl<F: Real, S: Dot<F>> Step<F, S> for Nibbles {
     type A = u32;
@@ -191,89 +195,63 @@ impl<F: Real, S: Dot<F>> Step<F, S> for Nibbles {
     }
 }
 
-/// The product of rows of bytes with a strip, into `sums` `[rows][64]`: exact sums of a group, times both scales, and the least
-/// value times the sum of the row, added in order of the groups.
-///
-/// # Safety
-/// `sums` can be written for all rows and the width of the strip, a multiple of the level's tile.
-#[inline(always)]
-pub(super) unsafe fn product<F: Real, S: Dot<F>>(
-    s: S,
-    x: Rows<u32>,
-    (strip, width): (&[u32], usize),
-    sums: *mut F,
-    ahead: Ahead<F>,
-) {
-    let (most, vectors) = S::NIBBLE_TILE;
-    for column in (0..width).step_by(vectors * S::LANES) {
-        for (row, m) in tile::heights(x.rows(), most) {
-            if column == 0 {
-                ahead.fetch(row, m);
-            }
-            let x = x.slice(row..row + m);
-            // SAFETY: the rows and columns are inside the sums.
-            unsafe {
-                let sums = sums.add(row * PANEL + column);
-                match m {
-                    1 => tile::<F, S, 1, 2>(s, x, strip, width, column, sums),
-                    2 => tile::<F, S, 2, 2>(s, x, strip, width, column, sums),
-                    3 => tile::<F, S, 3, 2>(s, x, strip, width, column, sums),
-                    4 => tile::<F, S, 4, 2>(s, x, strip, width, column, sums),
-                    5 => tile::<F, S, 5, 2>(s, x, strip, width, column, sums),
-                    _ => tile::<F, S, 6, 2>(s, x, strip, width, column, sums),
-                }
-            }
-        }
-    }
-}
+/// Exact sums of a group, times both scales, and the least value times the sum of the row, added in order of the groups.
+impl<F: Real, S: Dot<F>> Tiled<F, S> for Nibbles {
+    const ROWS: usize = S::NIBBLE_TILE.0;
+    const VECTORS: usize = S::NIBBLE_TILE.1;
 
-/// `M` rows and `N` vectors from `column` on.
-///
-/// # Safety
-/// The strip has those columns, `x` has `M` rows, and `sums` can be written for both.
-#[inline(always)]
-unsafe fn tile<F: Real, S: Dot<F>, const M: usize, const N: usize>(
-    s: S,
-    x: Rows<u32>,
-    strip: &[u32],
-    width: usize,
-    column: usize,
-    sums: *mut F,
-) {
-    let rows: [Grouped; M] = std::array::from_fn(|i| Grouped::of(x.row(i)));
-    let mut totals = [[s.splat(F::ZERO); N]; M];
-    for (g, strip) in strip.chunks_exact(group_words(width)).enumerate() {
-        let (words, facts) = strip.split_at(WORDS * width);
-        let mut exact = [[s.splat_word(0); N]; M];
-        // SAFETY: the caller's promises; rows hold as many groups as the strip.
+    #[inline(always)]
+    fn depth(strip: &[u32], width: usize) -> usize {
+        strip.len() / group_words(width)
+    }
+
+    #[inline(always)]
+    unsafe fn tile<const M: usize, const N: usize>(
+        s: S,
+        o: walk::Operands,
+        (row, column): (usize, usize),
+        steps: Range<usize>,
+        sums: *mut F,
+    ) {
+        let (x_row, width) = (o.x.stride(), o.width);
+        let mut totals = [[s.splat(F::ZERO); N]; M];
+        // SAFETY: the caller's promises. Pointers, since checks of bounds for each row would cost as much as the sums.
         unsafe {
-            let o = Operands {
-                a: x.start().add(g * (GROUP / 4)),
-                a_row: x.stride(),
-                a_step: 2,
-                b: words.as_ptr().add(column),
-                b_step: width,
-                c: sums,
-                c_row: PANEL,
-            };
-            tile::accumulate::<F, S, Nibbles, M, N>(s, WORDS, o, &mut exact);
-            let scales = facts.as_ptr().cast::<u16>().add(column);
-            let scale: [_; N] = std::array::from_fn(|j| s.load_f16(scales.add(j * S::LANES)));
-            let least: [_; N] =
-                std::array::from_fn(|j| s.load_f16(scales.add(width + j * S::LANES)));
-            for (row, (totals, exact)) in rows.iter().zip(totals.iter_mut().zip(&exact)) {
-                let (by, sum) = (s.splat(row.scale(g)), s.splat(row.sum(g)));
-                for j in 0..N {
-                    let product = s.mul(s.integers(exact[j]), by);
-                    totals[j] = s.fma(least[j], sum, s.fma(product, scale[j], totals[j]));
+            let float = |word: *const u32| s.splat(F::of(f64::from(*word.cast::<f32>())));
+            let (mut x, mut w) = (o.x.start().add(row * x_row), o.strip.as_ptr().add(column));
+            for _ in steps {
+                let mut exact = [[s.splat_word(0); N]; M];
+                let operands = Operands {
+                    a: x,
+                    a_row: x_row,
+                    a_step: 2,
+                    b: w,
+                    b_step: width,
+                    c: sums,
+                    c_row: PANEL,
+                };
+                tile::accumulate::<F, S, Self, M, N>(s, WORDS, operands, &mut exact);
+                // Sixteen bits each, from the column on.
+                let scales = w.add(WORDS * width - column).cast::<u16>().add(column);
+                let of = |row: usize, j: usize| s.load_f16(scales.add(row * width + j * S::LANES));
+                let scale: [_; N] = std::array::from_fn(|j| of(0, j));
+                let least: [_; N] = std::array::from_fn(|j| of(1, j));
+                for (i, (totals, exact)) in totals.iter_mut().zip(&exact).enumerate() {
+                    let facts = x.add(i * x_row + GROUP / 4);
+                    let (by, sum) = (float(facts), float(facts.add(1)));
+                    for j in 0..N {
+                        let product = s.mul(s.integers(exact[j]), by);
+                        totals[j] = s.fma(least[j], sum, s.fma(product, scale[j], totals[j]));
+                    }
+                }
+                x = x.wrapping_add(bytes::GROUPED);
+                w = w.wrapping_add(group_words(width));
+            }
+            for (i, totals) in totals.into_iter().enumerate() {
+                for (j, total) in totals.into_iter().enumerate() {
+                    s.store(sums.add(i * PANEL + j * S::LANES), total);
                 }
             }
-        }
-    }
-    for (i, totals) in totals.into_iter().enumerate() {
-        for (j, total) in totals.into_iter().enumerate() {
-            // SAFETY: the caller's promise.
-            unsafe { s.store(sums.add(i * PANEL + j * S::LANES), total) };
         }
     }
 }

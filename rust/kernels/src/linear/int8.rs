@@ -1,27 +1,36 @@
-//! Weights of eight bits: `H·w = scale·q` after a [`turn`], q within ±127, one scale an output.
+//! Weights of eight bits: `H·w = scale·q` after a [`turn`], q within ±127, a scale for [`GROUP`] inputs of an output.
 //!
-//! A strip is `[inputs/4][strip]` words of four inputs, padded to whole groups, the first in the lowest byte, each `q + 128`;
-//! then `[strip]` scales.
+//! A strip is, for each group, `[16][strip]` words of four inputs, the first in the lowest byte, each `q + 128`; then `[strip]`
+//! scales of bfloat16. The last group may have 8 words instead.
 
-use super::block::Ahead;
-use super::bytes::{self, Turned};
+use std::ops::Range;
+
+use half::bf16;
+
 use super::format::Room;
-use super::input::GROUP;
 use super::tile::{self, Operands, Step};
-use super::{PANEL, turn};
+use super::walk::{self, Tiled};
+use super::{PANEL, bytes, input, turn};
+use crate::Real;
 use crate::memory::with_scratch;
 use crate::simd::{self, Dot};
-use crate::{Real, Rows};
 
-/// Inputs at most: their products surely fit in 32 bits.
-pub(super) const MOST: usize = 1 << 17;
+/// Inputs that share a scale.
+pub(super) const GROUP: usize = 64;
+
+/// Words of a strip of such a group.
+fn group_words(width: usize) -> usize {
+    GROUP / 4 * width + width / 2
+}
 
 /// Words of a strip.
 pub(super) fn words(inputs: usize, width: usize) -> usize {
-    (inputs.next_multiple_of(GROUP) / 4 + 1) * width
+    let padded = inputs.next_multiple_of(input::GROUP);
+    padded / 4 * width + padded.div_ceil(GROUP) * width / 2
 }
 
-/// Turns each row and rounds it to the multiples of its largest magnitude over 127; a row with what is not finite becomes NaN.
+/// Turns each row and rounds each group to the multiples of its largest magnitude over 127. A group with what is not finite
+/// becomes NaN.
 #[inline(always)]
 pub(super) fn pack<F: Real, S: Dot<F>>(
     s: S,
@@ -30,28 +39,40 @@ pub(super) fn pack<F: Real, S: Dot<F>>(
     strip: &mut [u32],
     room: Room<F>,
 ) {
-    let (words, scales) = strip.split_at_mut(strip.len() - width);
-    let Room { row: room, bytes } = room;
+    let Room {
+        padded,
+        turned,
+        bytes,
+    } = room;
     for (n, row) in rows.iter().enumerate() {
-        room[..row.len()].copy_from_slice(row);
-        room[row.len()..].fill(F::ZERO);
-        turn::forward(s, room);
-        scales[n] = bytes::bytes(s, room, bytes).to_bits();
-        for (out, bytes) in words.chunks_exact_mut(width).zip(&*bytes) {
-            out[n] = bytes ^ 0x8080_8080;
+        turn::forward(s, input::whole(row, padded), turned);
+        let groups = strip.chunks_mut(group_words(width));
+        for (group, strip) in turned.chunks(GROUP).zip(groups) {
+            let (words, scales) = strip.split_at_mut(group.len() / 4 * width);
+            let bytes = &mut bytes[..group.len() / 4];
+            let scale = bytes::weights(s, group, bytes);
+            scales[n / 2] |= u32::from(scale.to_bits()) << (16 * (n % 2));
+            for (out, bytes) in words.chunks_exact_mut(width).zip(&*bytes) {
+                out[n] = bytes ^ 0x8080_8080;
+            }
         }
     }
 }
 
 /// Reads a column back.
 pub(super) fn unpack<F: Real>(strip: &[u32], width: usize, column: usize, row: &mut [F]) {
-    let (words, scales) = strip.split_at(strip.len() - width);
-    let scale = f32::from_bits(scales[column]);
-    with_scratch(row.len().next_multiple_of(GROUP), |turned: &mut [F]| {
-        for (quad, words) in turned.chunks_exact_mut(4).zip(words.chunks_exact(width)) {
-            let bytes = (words[column] ^ 0x8080_8080).to_le_bytes();
-            for (w, byte) in quad.iter_mut().zip(bytes) {
-                *w = F::of(f64::from(f32::from(byte as i8) * scale));
+    let padded = row.len().next_multiple_of(input::GROUP);
+    with_scratch(padded, |turned: &mut [F]| {
+        let groups = strip.chunks(group_words(width));
+        for (group, strip) in turned.chunks_mut(GROUP).zip(groups) {
+            let (words, scales) = strip.split_at(group.len() / 4 * width);
+            let bits = scales[column / 2] >> (16 * (column % 2));
+            let scale = bf16::from_bits(bits as u16).to_f32();
+            for (quad, words) in group.chunks_exact_mut(4).zip(words.chunks_exact(width)) {
+                let bytes = (words[column] ^ 0x8080_8080).to_le_bytes();
+                for (w, byte) in quad.iter_mut().zip(bytes) {
+                    *w = F::of(f64::from(f32::from(byte as i8) * scale));
+                }
             }
         }
         F::dispatch_dot(simd::current(), turn::Backward(turned));
@@ -60,7 +81,7 @@ pub(super) fn unpack<F: Real>(strip: &[u32], width: usize, column: usize, row: &
 }
 
 /// Four numbers a step.
-struct Quads;
+pub(super) struct Quads;
 
 impl<F: Real, S: Dot<F>> Step<F, S> for Quads {
     type A = u32;
@@ -88,81 +109,71 @@ impl<F: Real, S: Dot<F>> Step<F, S> for Quads {
     }
 }
 
-/// The product of rows of bytes with a strip, into `sums` `[rows][64]`: whole sums of integers, times both scales.
-///
-/// # Safety
-/// `sums` can be written for all rows and the width of the strip, a multiple of the level's tile.
-#[inline(always)]
-pub(super) unsafe fn product<F: Real, S: Dot<F>>(
-    s: S,
-    x: Rows<u32>,
-    (strip, width): (&[u32], usize),
-    sums: *mut F,
-    ahead: Ahead<F>,
-) {
-    let (most, vectors) = S::QUAD_TILE;
-    for column in (0..width).step_by(vectors * S::LANES) {
-        for (row, m) in tile::heights(x.rows(), most) {
-            if column == 0 {
-                ahead.fetch(row, m);
-            }
-            let x = x.slice(row..row + m);
-            // SAFETY: the rows and columns are inside the sums.
-            unsafe {
-                let sums = sums.add(row * PANEL + column);
-                match (m, vectors) {
-                    (1, 4) => tile::<F, S, 1, 4>(s, x, strip, width, column, sums),
-                    (2, 4) => tile::<F, S, 2, 4>(s, x, strip, width, column, sums),
-                    (3, 4) => tile::<F, S, 3, 4>(s, x, strip, width, column, sums),
-                    (4, 4) => tile::<F, S, 4, 4>(s, x, strip, width, column, sums),
-                    (5, 4) => tile::<F, S, 5, 4>(s, x, strip, width, column, sums),
-                    (_, 4) => tile::<F, S, 6, 4>(s, x, strip, width, column, sums),
-                    (1, _) => tile::<F, S, 1, 2>(s, x, strip, width, column, sums),
-                    (2, _) => tile::<F, S, 2, 2>(s, x, strip, width, column, sums),
-                    (3, _) => tile::<F, S, 3, 2>(s, x, strip, width, column, sums),
-                    _ => tile::<F, S, 4, 2>(s, x, strip, width, column, sums),
-                }
-            }
-        }
-    }
-}
+/// Exact sums of a group times their scale, added in order of the groups, times the scale of the row. A product and a sum,
+/// each rounded, give the same bits at every level.
+impl<F: Real, S: Dot<F>> Tiled<F, S> for Quads {
+    const ROWS: usize = S::QUAD_TILE.0;
+    const VECTORS: usize = S::QUAD_TILE.1;
 
-/// `M` rows and `N` vectors from `column` on.
-///
-/// # Safety
-/// The strip has those columns, `x` has `M` rows, and `sums` can be written for both.
-#[inline(always)]
-unsafe fn tile<F: Real, S: Dot<F>, const M: usize, const N: usize>(
-    s: S,
-    x: Rows<u32>,
-    strip: &[u32],
-    width: usize,
-    column: usize,
-    sums: *mut F,
-) {
-    let (words, scales) = strip.split_at(strip.len() - width);
-    let rows: [Turned; M] = std::array::from_fn(|i| Turned::of(x.row(i)));
-    let mut totals =
-        rows.map(|row| [s.splat_word((-S::QUAD_OFFSET).wrapping_mul(row.sum) as u32); N]);
-    // SAFETY: the caller's promises; rows hold as many words as the strip has steps, or more.
-    unsafe {
-        let o = Operands {
-            a: x.start(),
-            a_row: x.stride(),
-            a_step: 1,
-            b: words.as_ptr().add(column),
-            b_step: width,
-            c: sums,
-            c_row: PANEL,
-        };
-        tile::accumulate::<F, S, Quads, M, N>(s, words.len() / width, o, &mut totals);
-        for j in 0..N {
-            let at = j * S::LANES;
-            let w = s.load_f32(scales.as_ptr().add(column + at).cast());
-            for (i, totals) in totals.iter().enumerate() {
-                let x = s.splat(F::of(f64::from(rows[i].scale)));
-                let y = s.mul(s.mul(s.integers(totals[j]), w), x);
-                s.store(sums.add(i * PANEL + at), y);
+    #[inline(always)]
+    fn depth(strip: &[u32], width: usize) -> usize {
+        strip.len().div_ceil(group_words(width))
+    }
+
+    #[inline(always)]
+    unsafe fn tile<const M: usize, const N: usize>(
+        s: S,
+        o: walk::Operands,
+        (row, column): (usize, usize),
+        steps: Range<usize>,
+        sums: *mut F,
+    ) {
+        let (x_row, width) = (o.x.stride(), o.width);
+        let mut totals = [[s.splat(F::ZERO); N]; M];
+        // Of the last group, which may be shorter.
+        let rest = (o.strip.len() - (steps.len().max(1) - 1) * group_words(width)) / width;
+        // SAFETY: the caller's promises. Pointers, since checks of bounds for each row would cost as much as the sums.
+        unsafe {
+            let (mut x, mut w) = (o.x.start().add(row * x_row), o.strip.as_ptr().add(column));
+            for group in steps.clone() {
+                let words = if group + 1 < steps.end {
+                    GROUP / 4
+                } else {
+                    rest
+                };
+                let mut exact = [[s.splat_word(0); N]; M];
+                if S::BIASED {
+                    for (i, exact) in exact.iter_mut().enumerate() {
+                        *exact = [s.splat_word(*x.add(i * x_row + words)); N];
+                    }
+                }
+                let operands = Operands {
+                    a: x,
+                    a_row: x_row,
+                    a_step: 1,
+                    b: w,
+                    b_step: width,
+                    c: sums,
+                    c_row: PANEL,
+                };
+                tile::accumulate::<F, S, Self, M, N>(s, words, operands, &mut exact);
+                // Sixteen bits each, from the column on.
+                let scales = w.add(words * width - column).cast::<bf16>().add(column);
+                let scale: [_; N] = std::array::from_fn(|j| s.load_bf16(scales.add(j * S::LANES)));
+                for (totals, exact) in totals.iter_mut().zip(&exact) {
+                    for j in 0..N {
+                        totals[j] = s.add(totals[j], s.mul(s.integers(exact[j]), scale[j]));
+                    }
+                }
+                x = x.wrapping_add(bytes::TURNED);
+                w = w.wrapping_add(group_words(width));
+            }
+            for (i, totals) in totals.into_iter().enumerate() {
+                let scale = o.x.row(row + i)[o.x.width() - 1];
+                let scale = s.splat(F::of(f64::from(f32::from_bits(scale))));
+                for (j, total) in totals.into_iter().enumerate() {
+                    s.store(sums.add(i * PANEL + j * S::LANES), s.mul(total, scale));
+                }
             }
         }
     }

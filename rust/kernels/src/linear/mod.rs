@@ -29,6 +29,7 @@ mod packed;
 mod source;
 pub(crate) mod tile;
 mod turn;
+mod walk;
 
 pub use fold::{Tile, fold, pick};
 pub use gradient::{gradient_weight, gradient_weight_add};

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::PANEL;
 use super::format::{self, Format};
-use super::int8;
+use super::int4;
 use super::source::Source;
 use crate::memory::{Buffer, Plain, with_scratch};
 use crate::simd::{self, Kernel, Level, Simd};
@@ -21,23 +21,24 @@ pub enum Weights {
     /// chains of 512 inputs.
     /// Level `avx512-bf16` takes subnormal numbers as 0.
     Bf16,
-    /// Eight bits with a scale for each output: `H·w = scale·q`, q within ±127 of the largest magnitude, where H is an orthogonal
-    /// matrix that spreads what is large in a row. Each row of the input is turned and quantised the same way, sums are exact,
-    /// and all levels give the same bits before the epilogue. A row that holds NaN or an infinity gives NaN.
+    /// Eight bits with a scale of 16 bits for each 64 inputs of an output: `H·w = scale·q`, q within ±127, where H is an
+    /// orthogonal matrix that spreads what is large in a row. Each row of the input is turned too and takes bytes of one scale;
+    /// sums of a group are exact and added in `f32`, groups in order, and all levels give the same bits before the epilogue. A
+    /// row that holds NaN or an infinity gives NaN.
     Int8,
     /// Four bits with a scale and a least value of 16 bits for each 32 inputs of an output: `w = scale·q + least`, q from 0 to
     /// 15, five bits a weight; a small squared error is searched for, and what lies on such a grid stays as it is. The input
     /// takes bytes, with a scale for each 32 of them; sums of a group are exact and added in `f32`, groups in order. A row that
-    /// holds NaN or an infinity gives NaN, and so does a weight beyond ±65504.
+    /// holds NaN or an infinity gives NaN, and so does a weight beyond [`Self::largest`].
     Int4,
 }
 
 impl Weights {
-    /// The longest input it can take: sums of bytes must fit in 32 bits.
-    pub fn most_inputs(self) -> usize {
+    /// The largest magnitude of a weight that it can hold.
+    pub fn largest(self) -> f32 {
         match self {
-            Self::Int8 => int8::MOST,
-            Self::F32 | Self::Bf16 | Self::Int4 => usize::MAX,
+            Self::F32 | Self::Bf16 | Self::Int8 => f32::MAX,
+            Self::Int4 => int4::LARGEST,
         }
     }
 
@@ -88,16 +89,12 @@ impl<F: Real> Packed<F> {
     /// Packs several weights of the same number of inputs, one after another along the outputs (q, k and v in one product).
     ///
     /// # Panics
-    /// If the inputs differ, or are more than [`Weights::most_inputs`].
+    /// If the inputs differ.
     pub fn pack(weights: Weights, sources: &[&dyn Source<F>]) -> Self {
         let inputs = sources.first().map_or(0, |source| source.inputs());
         assert!(
             sources.iter().all(|source| source.inputs() == inputs),
             "weights stacked along outputs have the same inputs"
-        );
-        assert!(
-            inputs <= weights.most_inputs(),
-            "{inputs} inputs of {weights:?}"
         );
         let mut starts = vec![0];
         for source in sources {

@@ -5,6 +5,7 @@
 //! nor does it whether the depth is walked in one call or in several of whole chains.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use crate::Real;
 use crate::simd::{self, Element, Kernel, Simd};
@@ -37,6 +38,17 @@ pub(crate) enum From {
     Output,
     /// The chains are added to it.
     Sum,
+}
+
+impl From {
+    /// In one of several passes along the depth.
+    pub(crate) fn pass(steps: &Range<usize>) -> Self {
+        if steps.start == 0 {
+            Self::Zero
+        } else {
+            Self::Sum
+        }
+    }
 }
 
 /// What one step along the depth takes of A and of B.
@@ -149,7 +161,7 @@ pub(crate) unsafe fn accumulate<
 /// # Safety
 /// The operands are valid for `M` rows, `depth` and `columns ≤ N · LANES`.
 #[inline(always)]
-unsafe fn tile<F: Real, S: Simd<F>, T, const M: usize, const N: usize>(
+pub(crate) unsafe fn tile<F: Real, S: Simd<F>, T, const M: usize, const N: usize>(
     s: S,
     columns: usize,
     depth: usize,
@@ -222,7 +234,7 @@ pub(crate) fn heights(rows: usize, most: usize) -> impl Iterator<Item = (usize, 
 /// # Safety
 /// As for [`product`].
 #[inline(always)]
-pub(crate) unsafe fn rows<F: Real, S: Simd<F>, T, const N: usize>(
+unsafe fn rows<F: Real, S: Simd<F>, T, const N: usize>(
     s: S,
     rows: usize,
     columns: usize,

@@ -22,12 +22,26 @@ fn blocks(length: usize) -> impl DoubleEndedIterator<Item = usize> {
     (0..whole).step_by(BLOCK).chain(last)
 }
 
-/// `H·row`, in place; the length is a multiple of 16.
+/// `to = H·row`; both have the same length, a multiple of 16.
 #[inline(always)]
-pub(super) fn forward<F: Real, S: Simd<F>>(s: S, row: &mut [F]) {
-    round(s, row, row.len() / SIZE);
-    for start in blocks(row.len()) {
-        round(s, &mut row[start..start + SIZE * SIZE], SIZE);
+pub(super) fn forward<F: Real, S: Simd<F>>(s: S, row: &[F], to: &mut [F]) {
+    assert_eq!(row.len(), to.len(), "a row and what it is turned to");
+    let stride = row.len() / SIZE;
+    assert_eq!(row.len(), SIZE * stride, "sixteen parts");
+    let mut lane = 0;
+    while lane < stride {
+        let n = S::LANES.min(stride - lane);
+        // What is left at the end goes together with lanes done before: parts of vectors cost more.
+        let first = (lane + n).saturating_sub(S::LANES);
+        // SAFETY: lanes from `first` on are inside each of the sixteen parts.
+        unsafe {
+            let (from, to) = (row.as_ptr().add(first), to.as_mut_ptr().add(first));
+            sixteen(s, from, to, stride, lane + n - first);
+        }
+        lane += n;
+    }
+    for start in blocks(to.len()) {
+        round(s, &mut to[start..start + SIZE * SIZE], SIZE);
     }
 }
 
@@ -51,36 +65,47 @@ impl<F: Real> DotKernel<F> for Backward<'_, F> {
 #[inline(always)]
 fn round<F: Real, S: Simd<F>>(s: S, row: &mut [F], stride: usize) {
     assert_eq!(row.len(), SIZE * stride, "sixteen parts");
-    let scale = s.splat(F::of(0.25));
     for lane in (0..stride).step_by(S::LANES) {
-        let n = S::LANES.min(stride - lane);
-        let at = |i: usize| i * stride + lane;
-        // SAFETY: `n` elements are left of each of the sixteen parts.
-        let mut v: [S::V; SIZE] = std::array::from_fn(|i| unsafe {
-            let from = row.as_ptr().add(at(i));
-            let v = if n == S::LANES {
-                s.load(from)
-            } else {
-                s.load_part(from, n)
-            };
-            s.mul(scale, v)
-        });
-        butterflies::<F, S, 1>(s, &mut v);
-        butterflies::<F, S, 2>(s, &mut v);
-        butterflies::<F, S, 4>(s, &mut v);
-        butterflies::<F, S, 8>(s, &mut v);
-        for (i, v) in v.into_iter().enumerate() {
-            // SAFETY: as above.
-            unsafe {
-                let to = row.as_mut_ptr().add(at(i));
-                if n == S::LANES {
-                    s.store(to, v);
-                } else {
-                    s.store_part(to, v, n);
-                }
+        // SAFETY: so many lanes are left of each of the sixteen parts.
+        unsafe {
+            let to = row.as_mut_ptr().add(lane);
+            sixteen(s, to, to, stride, S::LANES.min(stride - lane));
+        }
+    }
+}
+
+/// The same for `n` neighbouring `i`.
+///
+/// # Safety
+/// Sixteen times `n` elements, `stride` apart, can be read and written.
+#[inline(always)]
+unsafe fn sixteen<F: Real, S: Simd<F>>(s: S, from: *const F, to: *mut F, stride: usize, n: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if n == S::LANES {
+            let mut v = std::array::from_fn(|i| s.load(from.add(i * stride)));
+            hadamard(s, &mut v);
+            for (i, v) in v.into_iter().enumerate() {
+                s.store(to.add(i * stride), v);
+            }
+        } else {
+            let mut v = std::array::from_fn(|i| s.load_part(from.add(i * stride), n));
+            hadamard(s, &mut v);
+            for (i, v) in v.into_iter().enumerate() {
+                s.store_part(to.add(i * stride), v, n);
             }
         }
     }
+}
+
+#[inline(always)]
+fn hadamard<F: Real, S: Simd<F>>(s: S, v: &mut [S::V; SIZE]) {
+    let scale = s.splat(F::of(0.25));
+    *v = v.map(|v| s.mul(scale, v));
+    butterflies::<F, S, 1>(s, v);
+    butterflies::<F, S, 2>(s, v);
+    butterflies::<F, S, 4>(s, v);
+    butterflies::<F, S, 8>(s, v);
 }
 
 /// Sums and differences of vectors `HALF` apart; a constant, so that all stay in registers.

@@ -66,7 +66,7 @@ fn blocks(length: usize) -> Vec<usize> {
 /// The weights that `row` became, which `back` was read from: of eight bits, before they are turned back.
 fn held(weights: Weights, row: &[f32], back: &[f32]) -> Vec<f32> {
     match weights {
-        Weights::Int8 => bytes(&turned(row)),
+        Weights::Int8 => turned(row).chunks(64).flat_map(byte_weights).collect(),
         _ => back.to_vec(),
     }
 }
@@ -111,6 +111,27 @@ fn bytes(row: &[f32]) -> Vec<f32> {
     row.iter()
         .map(|x| (x * inverse).round_ties_even() * scale)
         .collect()
+}
+
+/// A group of weights as the nearest multiples of a scale in bfloat16, the least that makes none exceed 127.
+fn byte_weights(group: &[f32]) -> Vec<f32> {
+    let step = byte_step(group);
+    if step == 0.0 {
+        return vec![0.0; group.len()];
+    }
+    let inverse = 1.0 / step;
+    let nearest = |w: &f32| (w * inverse).round_ties_even() * step;
+    group.iter().map(nearest).collect()
+}
+
+fn byte_step(group: &[f32]) -> f32 {
+    let step = group.iter().fold(0.0, |a: f32, w| a.max(w.abs())) / 127.0;
+    let below = bf16::from_bits((step.to_bits() >> 16) as u16);
+    if below.to_f32() == step {
+        step
+    } else {
+        bf16::from_bits(below.to_bits() + 1).to_f32()
+    }
 }
 
 /// `Σ x·w`, and the bound on the error of summing the products in `f32`: of four bits, those of q and of the least value
@@ -169,11 +190,12 @@ proptest! {
                 match weights {
                     Weights::F32 => prop_assert_eq!(w, back),
                     Weights::Bf16 => prop_assert!(off.iter().zip(w).all(|(off, w)| off.abs() <= w.abs() / 256.0)),
-                    // Half a step each, and turning keeps norms.
+                    // Half a step each, and turning keeps norms but for rounding.
                     Weights::Int8 => {
                         let turned = turned(w);
-                        let step = turned.iter().fold(0.0, |a: f32, w| a.max(w.abs())) / 127.0;
-                        let most = 0.5001 * f64::from(step) * (turned.len() as f64).sqrt();
+                        let square = |group: &[f32]| f64::from(byte_step(group)).powi(2) * group.len() as f64;
+                        let steps = turned.chunks(64).map(square).sum::<f64>().sqrt();
+                        let most = 0.5001 * steps + 1e-6 * norm(w);
                         prop_assert!(norm(&off) <= most, "{} > {most}", norm(&off));
                     }
                     // Half a step each of the plainest grid, if its ends were not rounded; they are multiples of 2⁻²⁴.

@@ -78,8 +78,8 @@ impl Dot<f32> for Avx2 {
         }
     }
 
-    const QUAD_TILE: (usize, usize) = (4, 2);
-    const QUAD_OFFSET: i32 = 0;
+    const QUAD_TILE: (usize, usize) = (2, 2);
+    const BIASED: bool = false;
 
     #[inline(always)]
     fn quad(self, words: __m256i) -> Self::Quad {
@@ -99,14 +99,16 @@ impl Dot<f32> for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn store_i8(self, to: *mut i8, v: __m256) {
+    unsafe fn store_i8(self, to: *mut i8, v: [__m256; 2], sums: __m256i) -> __m256i {
         unsafe {
-            let words = _mm256_cvtps_epi32(v);
-            let halves = _mm_packs_epi32(
-                _mm256_castsi256_si128(words),
-                _mm256_extracti128_si256::<1>(words),
-            );
-            _mm_storel_epi64(to.cast(), _mm_packs_epi16(halves, halves));
+            let [a, b] = v.map(|v| _mm256_cvtps_epi32(v));
+            let halves = _mm256_packs_epi32(a, b);
+            // Four of each, and again: the first and second four of `a`, then those of `b`.
+            let bytes = _mm256_packs_epi16(halves, halves);
+            let order = _mm256_setr_epi32(0, 4, 1, 5, 0, 4, 1, 5);
+            let bytes = _mm256_permutevar8x32_epi32(bytes, order);
+            _mm_storeu_si128(to.cast(), _mm256_castsi256_si128(bytes));
+            _mm256_add_epi32(sums, _mm256_add_epi32(a, b))
         }
     }
 

@@ -88,8 +88,8 @@ impl<const VNNI: bool, const BF16: bool> Dot<f32> for Avx512<VNNI, BF16> {
         }
     }
 
-    const QUAD_TILE: (usize, usize) = (6, 4);
-    const QUAD_OFFSET: i32 = if VNNI { 128 } else { 0 };
+    const QUAD_TILE: (usize, usize) = (6, 2);
+    const BIASED: bool = VNNI;
 
     #[inline(always)]
     fn quad(self, words: __m512i) -> Self::Quad {
@@ -119,8 +119,17 @@ impl<const VNNI: bool, const BF16: bool> Dot<f32> for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
-    unsafe fn store_i8(self, to: *mut i8, v: __m512) {
-        unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v))) }
+    unsafe fn store_i8(self, to: *mut i8, v: [__m512; 2], sums: __m512i) -> __m512i {
+        unsafe {
+            let [a, b] = v.map(|v| _mm512_cvtps_epi32(v));
+            let halves = _mm512_packs_epi32(a, b);
+            // Each quarter has four of each, twice: those of `a` first, then those of `b`.
+            let bytes = _mm512_packs_epi16(halves, halves);
+            let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 4, 8, 12, 1, 5, 9, 13);
+            let bytes = _mm512_permutexvar_epi32(order, bytes);
+            _mm256_storeu_si256(to.cast(), _mm512_castsi512_si256(bytes));
+            _mm512_add_epi32(sums, _mm512_add_epi32(a, b))
+        }
     }
 
     const NIBBLE_TILE: (usize, usize) = (6, 2);

@@ -61,17 +61,18 @@ pub trait Dot<F: Real>: Simd<F> {
 
     /// Rows and vectors of the tile for bytes.
     const QUAD_TILE: (usize, usize);
-    /// What [`Self::dot_quad`] adds to each weight: its sums start at `-QUAD_OFFSET · Σ x`.
-    const QUAD_OFFSET: i32;
+    /// Whether [`Self::dot_quad`] takes each weight as 128 too large: then sums start at `-128 · Σ x`.
+    const BIASED: bool;
     /// Weights as they lie in panels, each a byte `w + 128`.
     fn quad(self, words: Self::W) -> Self::Quad;
-    /// `sum + Σ x·(w + QUAD_OFFSET)` over four signed bytes, both within ±127; exact.
+    /// `sum + Σ x·w`, with `w + 128` if [`Self::BIASED`], over four signed bytes, both within ±127; exact.
     fn dot_quad(self, x: Self::W, w: Self::Quad, sum: Self::W) -> Self::W;
-    /// Stores `LANES` values within ±127 as signed bytes, rounded to the nearest, ties to even.
+    /// Stores two times `LANES` values within ±127 as signed bytes, rounded to the nearest, ties to even. What is returned has,
+    /// over all its lanes, the sum of the bytes more than `sums`.
     ///
     /// # Safety
     /// They can be written.
-    unsafe fn store_i8(self, to: *mut i8, v: Self::V);
+    unsafe fn store_i8(self, to: *mut i8, v: [Self::V; 2], sums: Self::W) -> Self::W;
 
     /// Rows and vectors of the tile for nibbles.
     const NIBBLE_TILE: (usize, usize);

@@ -71,8 +71,8 @@ impl<F: Real> Dot<F> for Scalar {
         }
     }
 
-    const QUAD_TILE: (usize, usize) = (4, 2);
-    const QUAD_OFFSET: i32 = 0;
+    const QUAD_TILE: (usize, usize) = (2, 2);
+    const BIASED: bool = false;
 
     #[inline(always)]
     fn quad(self, words: Self::W) -> Self::Quad {
@@ -86,11 +86,14 @@ impl<F: Real> Dot<F> for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn store_i8(self, to: *mut i8, v: [F; LANES]) {
-        for (i, v) in v.into_iter().enumerate() {
+    unsafe fn store_i8(self, to: *mut i8, v: [[F; LANES]; 2], mut sums: Self::W) -> Self::W {
+        for (i, v) in v.into_iter().flatten().enumerate() {
+            let byte = v.to_f64().round_ties_even() as i8;
             // SAFETY: the caller's promise.
-            unsafe { *to.add(i) = v.to_f64().round_ties_even() as i8 };
+            unsafe { *to.add(i) = byte };
+            sums[i % LANES] = sums[i % LANES].wrapping_add(i32::from(byte) as u32);
         }
+        sums
     }
 
     const NIBBLE_TILE: (usize, usize) = (2, 2);

@@ -13,6 +13,8 @@ from lmrs.ops import Value
 
 Int32 = npt.NDArray[np.int32]
 Backend = Literal["native", "torch"]
+Dtype = Literal["f32", "bf16"]
+"""What products are computed in while training; weights are float32."""
 
 
 @dataclass(frozen=True, eq=False)

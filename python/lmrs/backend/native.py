@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lmrs import _rs, ops
-from lmrs.batch import Ragged
+from lmrs.batch import Dtype, Ragged
 from lmrs.errors import InputError, ShapeError
 from lmrs.nn.module import Module, Parameter
 
@@ -122,15 +122,26 @@ def differentiate(
     return value, [None if grad is None else Array(grad) for grad in grads]
 
 
+def workers() -> tuple[int, int]:
+    """``(rank, count)`` of the processes that follow one gradient: here one, whose threads share its work."""
+    return 0, 1
+
+
 def value_and_grad(
-    loss: Callable[[], Array], model: Module, *, randomness: tuple[int, int] | None = None
+    loss: Callable[[], Array],
+    model: Module,
+    *,
+    randomness: tuple[int, int] | None = None,
+    dtype: Dtype = "f32",
 ) -> tuple[float, Gradients]:
     """The value of ``loss()`` and its gradient with respect to each trainable parameter of ``model``.
 
     ``loss`` calls the model and returns a scalar ``[1, 1]``. The gradients have the parameters' shapes and dtypes and
     come by path; a parameter the loss does not depend on is left out. ``randomness`` and errors are those of
-    :func:`differentiate`; InputError if a parameter is not loaded.
+    :func:`differentiate`; InputError if a parameter is not loaded, or for a ``dtype`` other than ``f32``.
     """
+    if dtype != "f32":
+        raise InputError(f"dtype is {dtype!r}: the native backend trains in f32, torch also in bf16")
     trainable = {path: p for path, p in model.named_parameters().items() if p.trainable}
     tensors = [tensor for p in trainable.values() if (tensor := _tensor(p)) is not None]
     value, grads = differentiate(loss, [Array(tensor) for tensor in tensors], randomness=randomness)

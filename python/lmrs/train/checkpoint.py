@@ -33,8 +33,13 @@ class Checkpoints:
         return sorted(path for path in self.directory.glob("step-*") if (path / _STATE).is_file())
 
     def save(self, run: Run, parameters: Mapping[str, Parameter]) -> None:
-        """Write a checkpoint, then remove all but the latest. Raises FileError if it cannot be written."""
+        """Write a checkpoint, then remove all but the latest. Raises FileError if it cannot be written.
+
+        Of several processes that make the same steps, the first writes.
+        """
         backend = run.optimiser.backend
+        if backend.workers()[0]:
+            return
         tensors = {f"weight/{path}": parameter.data for path, parameter in parameters.items()}
         for path, moments in run.optimiser.moments.items():
             names = run.optimiser.settings.names(parameters[path].shape)

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from lmrs.batch import Backend
+from lmrs.batch import Backend, Dtype
 from lmrs.errors import InputError
 from lmrs.fingerprint import fingerprint
 from lmrs.train.checkpoint import Checkpoints
@@ -31,6 +31,7 @@ def fit(
     schedule: Schedule = _SCHEDULE,
     clip: float | None = 1.0,
     average: float | None = None,
+    dtype: Dtype = "f32",
     seed: int = 0,
     on_step: Callable[[Step], object] | None = None,
     on_gradient: Callable[[int, Mapping[str, Any]], object] | None = None,
@@ -48,6 +49,12 @@ def fit(
 
     ``average``, the decay d of ``a ← d·a + (1-d)·θ`` after each step, keeps a mean of the weights, from those of the
     first step on: see :meth:`History.averaged`.
+
+    ``dtype`` is that of products, see :func:`lmrs.backend.torch.value_and_grad`; the native backend has ``f32``.
+
+    Under ``torchrun`` each of its processes calls this with the same arguments. They share the examples of every batch
+    and make the same step, that of one process but for the order of sums and the elements that dropout leaves out; the
+    first writes the checkpoints.
 
     With ``checkpoints``, a directory, the run is saved there every ``save_every`` steps and at its end; ``resume``
     continues the latest one there, if any, and ends with the same bits as a run that was never interrupted.
@@ -73,6 +80,7 @@ def fit(
     if checkpoints is not None:
         settings: dict[str, object] = {"steps": steps, "batch_tokens": batch_tokens, "accumulate": accumulate}
         settings |= {"clip": clip, "average": average, "seed": seed, "optimiser": optimiser, "schedule": schedule}
+        settings |= {"dtype": dtype}
         settings |= {"examples": len(objective), "frozen": _frozen(objective, run)}
         settings |= {"drawn as": objective.settings if isinstance(objective, Dynamic) else "they are"}
         kept = Checkpoints(Path(checkpoints), {setting: str(value) for setting, value in settings.items()})
@@ -80,7 +88,7 @@ def fit(
     start = time.perf_counter()
     while (done := run.optimiser.steps) < steps:
         batches = [_draw(objective, run, batch_tokens, seed) for _ in range(accumulate)]
-        loss, terms, gradients = _gradient(batches, run.optimiser.backend, name, (seed, done * accumulate))
+        loss, terms, gradients = _gradient(batches, run.optimiser.backend, name, (seed, done * accumulate), dtype)
         if not terms:
             raise InputError(f"the examples of step {done + 1} have nothing to predict: every label is {IGNORED}")
         norm = finite_norm(run.optimiser.backend, gradients) / terms
@@ -147,7 +155,11 @@ def _draw(objective: Objective, run: Run, batch_tokens: int, seed: int) -> tuple
 
 
 def _gradient(
-    batches: Sequence[tuple[Objective, Sequence[int]]], backend: Any, name: Backend, randomness: tuple[int, int]
+    batches: Sequence[tuple[Objective, Sequence[int]]],
+    backend: Any,
+    name: Backend,
+    randomness: tuple[int, int],
+    dtype: Dtype,
 ) -> tuple[float, int, dict[str, Any]]:
     """The loss of all batches, summed, how many terms it has, and its gradient."""
     total, terms = 0.0, 0
@@ -159,12 +171,20 @@ def _gradient(
         terms += count
         return value
 
+    rank, workers = backend.workers()
     seed, first = randomness
-    for turn, batch in enumerate(batches):
+    for turn, (objective, indices) in enumerate(batches):
+        if not (mine := indices[rank::workers]):
+            continue
         value, part = backend.value_and_grad(
-            lambda batch=batch: loss(*batch), batch[0].model, randomness=(seed, first + turn)
+            lambda objective=objective, mine=mine: loss(objective, mine),
+            objective.model,
+            randomness=(seed, (first + turn) * workers + rank),
+            dtype=dtype,
         )
         total += value
         for path, gradient in part.items():
             gradients[path] = backend.added(gradients[path], gradient) if path in gradients else gradient
+    if workers > 1:
+        return backend.summed(total, terms, gradients, batches[0][0].model)  # type: ignore[no-any-return]
     return total, terms, gradients

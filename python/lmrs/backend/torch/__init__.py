@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lmrs import ops as described
 from lmrs.backend.torch import attention, dropout, lstm, ops
+from lmrs.backend.torch.distributed import summed, workers
 from lmrs.backend.torch.training import (
     Gradients,
     adamw,
@@ -45,8 +46,10 @@ __all__ = [
     "numpy",
     "place",
     "still",
+    "summed",
     "updated",
     "value_and_grad",
+    "workers",
 ]
 
 _OPS: dict[str, Callable[..., Tensor]] = {

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from lmrs import _rs
 from lmrs.backend import native
 from lmrs.backend.torch.dropout import RANDOMNESS
+from lmrs.batch import Dtype
 from lmrs.errors import InputError, ShapeError
 from lmrs.nn.module import Module, Parameter
 
@@ -89,14 +91,29 @@ def still() -> torch.no_grad:
 
 
 def value_and_grad(
-    loss: Callable[[], Tensor], model: Module, *, randomness: tuple[int, int] | None = None
+    loss: Callable[[], Tensor],
+    model: Module,
+    *,
+    randomness: tuple[int, int] | None = None,
+    dtype: Dtype = "f32",
 ) -> tuple[float, Gradients]:
-    """As :func:`lmrs.backend.native.value_and_grad`, by torch's autograd, for a ``model`` that :func:`place` made."""
+    """As :func:`lmrs.backend.native.value_and_grad`, by torch's autograd, for a ``model`` that :func:`place` made.
+
+    With ``dtype`` ``bf16`` the loss is computed under ``torch.autocast``: products of matrices, those of attention
+    among them, take operands rounded to bfloat16 and sum in float32; layer norms, softmax and the cross-entropy are in
+    float32, and everything else in the wider of its operands' types. Weights stay what they are, float32, and are
+    rounded where they are used, so gradients and the optimiser are float32. There is no scaling of the loss, which
+    bfloat16, with the exponents of float32, does not need.
+    """
     trainable = {path: parameter.data for path, parameter in model.named_parameters().items() if parameter.trainable}
     token = RANDOMNESS.set(randomness)
     try:
         where = next((tensor.device for tensor in trainable.values()), torch.get_default_device())
-        with torch.enable_grad(), where:
+        rounded = dtype == "bf16"
+        narrow: AbstractContextManager[Any] = (
+            torch.autocast(torch.device(where).type, torch.bfloat16) if rounded else nullcontext()
+        )
+        with torch.enable_grad(), where, narrow:
             value = loss()
     finally:
         RANDOMNESS.reset(token)

@@ -9,9 +9,9 @@ from lmrs.models.source import Sources
 
 FAMILIES = (
     *("albert", "bert", "distilbert", "elmo", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral"),
-    *("modernbert", "mt5", "opt", "qwen2", "qwen3", "roberta", "static", "t5"),
+    *("modernbert", "mt5", "opt", "qwen2", "qwen3", "roberta", "static", "t5", "xlm-roberta"),
 )
-"""The values of ``model_type`` that can be loaded; each is a module beside this one."""
+"""The values of ``model_type`` that can be loaded; each is a module beside this one, with _ for -."""
 
 
 class Family(Protocol):
@@ -32,4 +32,4 @@ def family(model_type: object) -> Family:
     """The page of ``model_type``. Raises ConfigError if there is none."""
     if model_type not in FAMILIES:
         raise ConfigError(f"model_type is {model_type!r}, expected one of {', '.join(FAMILIES)}")
-    return import_module(f"lmrs.models.{model_type}")
+    return import_module(f"lmrs.models.{str(model_type).replace('-', '_')}")

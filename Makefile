@@ -9,7 +9,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 SOURCES := python tests benches examples
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-kernels bench-scoring bench-tokenizers wheel install rust-test slow miri asan clean
+.PHONY: help demo test check bench bench-kernels bench-scoring bench-tokenizers wheel install rust-test slow kills miri asan clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,8 +55,11 @@ rust-test: ## the Rust tests alone
 # Ten thousand cases of every property, which default to some dozens: hours on two cores, so name a crate or a test to
 # have a part, as in `make slow ONLY="-p lmrs-lowrank"`.
 ONLY ?= --workspace --exclude lmrs-python
-slow: ## every property of the Rust tests on ten thousand cases
+slow: $(if $(filter file,$(origin ONLY)),kills) ## every property of the Rust tests on ten thousand cases, and the kills
 	PROPTEST_CASES=10000 LMRS_LINEAR_MIB=16 cargo test --release $(ONLY)
+
+kills: install ## 210 runs killed at random moments, many while a checkpoint is written, and gone on with
+	LMRS_KILLS=70 $(DEV)/pytest -n 2 -s tests/test_killed.py
 
 # Needs `rustup component add --toolchain nightly miri rust-src`. Miri interprets, so the scalar kernels alone run, on few
 # cases; as it changes the last bits of library functions on purpose, it is told not to.

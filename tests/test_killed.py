@@ -73,11 +73,11 @@ def killed(kind: str, directory: Path, kills: int) -> int:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_at_random_moments(kind: str, tmp_path: Path) -> None:
-    """LMRS_KILLS sets how many."""
+    """LMRS_KILLS sets how many: `make kills` has 70 of each kind, at least a fifth of them into a save."""
     kills = int(os.environ.get("LMRS_KILLS", "5"))
     inside = killed(kind, tmp_path, kills)
     print(f"{kind}: {kills} kills, {inside} of them while a checkpoint was written")
-    assert inside >= 1
+    assert inside >= max(1, kills // 5)
     made = max(int(path.name.partition("-")[2]) for path in tmp_path.glob("step-*"))
 
     class Enough(Exception):

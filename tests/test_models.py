@@ -29,7 +29,7 @@ FIXTURES = ROOT / "tests" / "fixtures" / "models"
 SHARED = ROOT.parent / "shared" / "data" / "models"
 CAUSAL = ["gpt2", "llama", "mistral", "qwen2", "qwen3", "gpt_neox", "opt", "opt-post", "gemma", "gemma2", "gemma3_text"]
 SEQ2SEQ = ["t5", "flan-t5", "mt5", "byt5"]
-MASKED = ["roberta", "distilbert", "albert", "modernbert"]
+MASKED = ["roberta", "xlm-roberta", "distilbert", "albert", "modernbert"]
 ALL = [*CAUSAL, "bert", *MASKED, *SEQ2SEQ]
 BACKENDS: list[Backend] = ["native", "torch"]
 

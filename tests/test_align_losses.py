@@ -148,3 +148,24 @@ def test_tails_stay_finite() -> None:
 def test_settings_out_of_range(make: Any, names: str) -> None:
     with pytest.raises(InputError, match=names):
         make()
+
+
+def test_the_forward_kl_by_its_definition() -> None:
+    """f(u) = -log u, so f'(u) = -1/u of the ratios of both replies (Wang et al. 2024, table 1)."""
+    shift = 0.2 * REJECTED_REFERENCE
+    given = Replies(v.of(0.2 * CHOSEN), v.of(0.2 * REJECTED), 0.2 * CHOSEN_REFERENCE, shift, *LENGTHS)
+    chosen, rejected = (np.exp(0.2 * x) for x in (CHOSEN - CHOSEN_REFERENCE, REJECTED - REJECTED_REFERENCE))
+    expected = np.log1p(np.exp(-0.1 * (-1 / chosen + 1 / rejected)))
+    np.testing.assert_allclose(DPO(divergence="forward_kl")(given).losses.numbers, expected, rtol=1e-9)
+
+
+def test_weights_are_how_likely_the_pair_is() -> None:
+    n, m = LENGTHS
+    given = replies()
+    plain, weighted = DPO()(replies()).losses.numbers, DPO(weighted=True)(given).losses
+    weights = np.exp(CHOSEN / n + REJECTED / m)
+    np.testing.assert_allclose(weighted.numbers, weights * plain, **CLOSE)
+    # They are constants: the gradient is that of the plain loss, weighted.
+    unweighted = replies()
+    expected = v.gradient(v.total(DPO()(unweighted).losses), unweighted.chosen)
+    np.testing.assert_allclose(v.gradient(v.total(weighted), given.chosen), weights * expected, **CLOSE)

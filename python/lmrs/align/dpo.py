@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from lmrs.align.preferences import Pair
 from lmrs.align.vector import Vector
 from lmrs.errors import InputError
 
-Divergence = Literal["reverse_kl", "js", "alpha"]
+Divergence = Literal["reverse_kl", "forward_kl", "js", "alpha"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,9 @@ class DPO:
     With ``r = log p(reply) - log p_ref(reply)`` and ``logits = r_chosen - r_rejected``, the default is
     ``-log σ(beta·logits)``. ``label_smoothing`` ε mixes in the flipped preference (cDPO, robust, EXO, AOT).
     ``reference_free`` takes ``p_ref`` for uniform. ``divergence`` replaces the reverse KL (Wang et al. 2024) by the
-    Jensen-Shannon or, with ``alpha``, an α-divergence. ``tau`` is DiscoPOP's. Raises InputError for a setting outside
+    forward KL, the Jensen-Shannon or, with ``alpha``, an α-divergence. ``weighted`` multiplies the losses of a pair by
+    how likely both replies are under the policy, a token, as a constant (WPO, Zhou et al. 2024, eq. 4, without the
+    alignment of its weights). ``tau`` is DiscoPOP's. Raises InputError for a setting outside
     its range.
     """
 
@@ -35,6 +37,7 @@ class DPO:
     divergence: Divergence = "reverse_kl"
     alpha: float = 1.0
     tau: float = 0.05
+    weighted: bool = False
 
     def __post_init__(self) -> None:
         for name in ("beta", "alpha", "tau"):
@@ -42,8 +45,8 @@ class DPO:
                 raise InputError(f"{name} is {getattr(self, name)}, expected more than 0")
         if not 0 <= self.label_smoothing < 0.5:
             raise InputError(f"label_smoothing is {self.label_smoothing}, expected 0 … 0.5 without that")
-        if self.divergence not in ("reverse_kl", "js", "alpha"):
-            raise InputError(f"divergence is {self.divergence!r}, expected reverse_kl, js or alpha")
+        if self.divergence not in get_args(Divergence):
+            raise InputError(f"divergence is {self.divergence!r}, expected one of {', '.join(get_args(Divergence))}")
         for name in self.weights:
             if name not in LOSSES:
                 raise InputError(f"loss is {name!r}, expected one of {', '.join(LOSSES)}")
@@ -64,6 +67,9 @@ class DPO:
         for name, weight in self.weights.items():
             ratios = _ratios(replies.mean() if name in A_TOKEN else replies)
             losses = losses + weight * LOSSES[name](ratios, self)
+        if self.weighted:
+            tokens = replies.mean()
+            losses = losses * np.exp(np.minimum(tokens.chosen.numbers + tokens.rejected.numbers, 0.0))
         ratios = _ratios(replies)
         return Judged(losses, self.beta * ratios.chosen.numbers, self.beta * ratios.rejected.numbers)
 
@@ -78,10 +84,11 @@ class Ratios:
 
     def logits(self, setting: DPO) -> Vector:
         """The difference of the replies' implicit rewards a beta, by the divergence asked for."""
-        if setting.divergence == "alpha":
-            # (1 - u⁻ᵅ)/α of each; the exponent is cut where float64 ends.
-            up, down = (v.exp(v.clip(-setting.alpha * r, -700, 700)) for r in (self.rejected, self.chosen))
-            return (up - down) / setting.alpha
+        if setting.divergence in ("alpha", "forward_kl"):
+            # (1 - u⁻ᵅ)/α of each, the forward KL being α = 1; the exponent is cut where float64 ends.
+            alpha = setting.alpha if setting.divergence == "alpha" else 1.0
+            up, down = (v.exp(v.clip(-alpha * r, -700, 700)) for r in (self.rejected, self.chosen))
+            return (up - down) / alpha
         logits = self.chosen - self.rejected
         if setting.divergence == "js":
             logits = logits - (v.softplus(self.chosen) - v.softplus(self.rejected))
@@ -130,7 +137,10 @@ def _nca(r: Ratios, s: DPO) -> Vector:
 
 
 def _bco(r: Ratios, s: DPO) -> Vector:
-    """Jung et al. 2024, the shift being the mean reward of the batch."""
+    """Jung et al. 2024, the shift being the mean reward of the batch.
+
+    TRL's is a mean over all batches so far: state that would have to be saved to resume to the bit.
+    """
     x, y = s.beta * r.chosen, s.beta * r.rejected
     shift = (x.numbers.mean() + y.numbers.mean()) / 2
     return v.softplus(-(x - shift)) + v.softplus(y - shift)

@@ -29,7 +29,8 @@ def demo(*, model: Path | None, report: Path, steps: int | None, as_json: bool) 
 
     Trains a small GPT from scratch on Shakespeare, measures its perplexity, tunes it with LoRA to the inaugural
     addresses of presidents, teaches it by DPO to prefer what was written to what it writes, lets all write, and puts
-    curves, tables and texts on one HTML page. The texts ship with the package; nothing is fetched. With --json: {"report", "seconds", "tables"}.
+    curves, tables and texts on one HTML page. The texts ship with the package; nothing is fetched. With --json:
+    {"report", "seconds", "tables"}.
     """
     outcome = lmrs.demo.run(report, model=model, steps=steps)
     tables = [item for section in outcome.sections for item in section.items if isinstance(item, Table)]

@@ -51,10 +51,10 @@ def prefer(story: Story) -> tuple[Story, Section]:
     section = Section(
         title="What was written, rather than what it writes",
         prose=(
-            f"{count} passages of {story.away.name} were begun, and the model went on by itself. DPO then taught a "
-            f"second LoRA to prefer what was written, in {history.steps[-1].seconds:.0f} s, with no reward model. Judged "
-            f"are {len(judged)} passages held out: how often the tuned model, relative to the one before, prefers the "
-            "text to the imitation. Half is chance."
+            f"{count} passages of {story.away.name} were begun, and the model went on by itself. In "
+            f"{history.steps[-1].seconds:.0f} s DPO taught a second LoRA to prefer what was written; no reward model "
+            f"is needed. It is judged by {len(judged)} passages held out: how often the tuned model prefers the text "
+            "to the imitation, relative to the one before. Half is chance."
         ),
         items=[
             Curve(

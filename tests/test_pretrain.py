@@ -360,3 +360,21 @@ def test_a_dataset_is_a_corpus(tmp_path: Path) -> None:
     (tmp_path / "saved" / "dataset_info.json").write_text("{")
     with pytest.raises(FormatError, match="not a dataset"):
         pretrain.documents(tmp_path / "saved")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "elmo"])
+def test_one_command_on_torch(family: str, tmp_path: Path) -> None:
+    """The same losses, and a model that loads without torch; in bfloat16, others."""
+    file = tmp_path / "text.txt"
+    file.write_text(texts.shakespeare().train[:10_000])
+    small = ["--layers", "1", "--width", "32", "--context", "24", "--vocab-size", "300", "--steps", "6"]
+    base = ["pretrain", "--family", family, "--data", file, *small, "--batch-tokens", "100", "--json"]
+    ours = command(*base, "-o", tmp_path / "ours")
+    theirs = command(*base, "-o", tmp_path / "theirs", "--device", "cpu")
+    assert theirs["losses"] == pytest.approx(ours["losses"], abs=1e-4)
+    assert theirs["held_out_before"] == pytest.approx(ours["held_out_before"], abs=1e-4)
+    assert theirs["held_out"] == pytest.approx(ours["held_out"], abs=1e-3)
+    assert lmrs.load(tmp_path / "theirs").config == lmrs.load(tmp_path / "ours").config
+    rounded = command(*base, "-o", tmp_path / "rounded", "--device", "cpu", "--dtype", "bf16")
+    assert rounded["losses"] != theirs["losses"]
+    assert rounded["losses"] == pytest.approx(theirs["losses"], rel=0.02)

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,8 +16,10 @@ from lmrs.initialise import initialise
 from lmrs.models import bert, elmo, gpt2, save, t5
 from lmrs.models.model import LanguageModel
 from lmrs.nn.attention import Heads
+from lmrs.ops import Value
 from lmrs.tokenizer import Tokenizer
 from lmrs.train import bilm, clm, mlm, span_corruption
+from lmrs.train.loop import backend_of
 from lmrs.train.objective import Objective
 
 Family = Literal["gpt2", "bert", "t5", "elmo"]
@@ -85,19 +88,21 @@ def task(
     size: Size,
     tokenizer: Tokenizer | None = None,
     seed: int = 0,
+    device: str | None = None,
     progress: Callable[[str, int, int | None], None] | None = None,
 ) -> Task:
     """GPT-2 with causal, BERT with masked, T5 (v1.1) with span-corrupted, ELMo with bidirectional language modelling.
 
     Without ``tokenizer`` one is trained on ``train``: byte-level BPE, for BERT WordPiece; ELMo has words, what is
-    between spaces, the most frequent ones in its head. Shards bring the tokenizer they were packed with. Raises
+    between spaces, the most frequent ones in its head. Shards bring the tokenizer they were packed with. With
+    ``device`` the model is trained by torch on it (``cpu``, ``cuda``), under ``torchrun`` by all its processes. Raises
     InputError if a text or the vocabulary is too small, for a tokenizer or shards with ELMo, a tokenizer without the
     tokens that the family needs, or shards with special tokens where the objective puts its own.
     """
     if isinstance(train, Shards):
         tokenizer = _packed_for(family, train, tokenizer)
     if family == "elmo":
-        return _elmo(train, held_out, size=size, tokenizer=tokenizer, seed=seed)
+        return _elmo(train, held_out, size=size, tokenizer=tokenizer, seed=seed, device=device)
     if tokenizer is None:
         lines = (line for text in train for line in text.splitlines(keepends=True))
         special = ["<pad>", "</s>", "<unk>", *_SENTINELS] if family == "t5" else None
@@ -109,7 +114,7 @@ def task(
             progress=progress,
         )
     built = {"gpt2": _gpt2, "bert": _bert, "t5": _t5}[family](len(tokenizer), size)
-    model = initialise(built, seed=seed)
+    model = _placed(initialise(built, seed=seed), device)
     options: dict[str, Any] = {"context": size.context, "tokenizer": tokenizer}
     if family == "t5":
         eos = tokenizer.token_to_id("</s>")
@@ -120,7 +125,7 @@ def task(
     objective = objectives[family]
 
     def write(directory: Path) -> None:
-        save(model, directory)
+        save(_fetched(model, device), directory)
         tokenizer.save(directory)
 
     return Task(model, objective(model, train, **options), objective(model, held_out, **options), write)
@@ -177,7 +182,23 @@ def _t5(vocabulary: int, size: Size) -> LanguageModel:
     return t5.Model(config)
 
 
-def _elmo(train: Sequence[str], held_out: Sequence[str], *, size: Size, tokenizer: Tokenizer | None, seed: int) -> Task:
+def _placed(model: LanguageModel, device: str | None) -> LanguageModel:
+    return model if device is None else import_module("lmrs.backend.torch").place(model, device=device)
+
+
+def _fetched(model: LanguageModel, device: str | None) -> LanguageModel:
+    return model if device is None else import_module("lmrs.backend.torch").fetch(model)
+
+
+def _elmo(
+    train: Sequence[str],
+    held_out: Sequence[str],
+    *,
+    size: Size,
+    tokenizer: Tokenizer | None,
+    seed: int,
+    device: str | None,
+) -> Task:
     if tokenizer is not None:
         raise InputError("an elmo reads the letters of words: it takes no tokenizer")
     sentences, judged = ([line.split() for text in texts for line in text.splitlines() if line.split()]
@@ -196,11 +217,11 @@ def _elmo(train: Sequence[str], held_out: Sequence[str], *, size: Size, tokenize
         highways=1,
         letters=25,
     )
-    model = initialise(elmo.Model(config), seed=seed)
+    model = _placed(initialise(elmo.Model(config), seed=seed), device)
     vocabulary = {word: number for number, word in enumerate(words)}
 
     def write(directory: Path) -> None:
-        save(model, directory)
+        save(_fetched(model, device), directory)
         replace_file(directory / "vocab.txt", "".join(f"{word}\n" for word in words).encode())
 
     objective, rest = (bilm(model, part, vocabulary, context=size.context) for part in (sentences, judged))
@@ -208,8 +229,17 @@ def _elmo(train: Sequence[str], held_out: Sequence[str], *, size: Size, tokenize
 
 
 def mean_loss(objective: Objective, *, batch_tokens: int = 4096) -> float:
-    """The mean loss in nats over all terms of ``objective`` as it is in epoch 0, for a native model."""
+    """The mean loss in nats over all terms of ``objective`` as it is in epoch 0."""
     total, terms, at = 0.0, 0, 0
+    name = backend_of(objective.model.named_parameters())
+    backend = import_module(f"lmrs.backend.{name}")
+
+    def loss(chosen: Sequence[int]) -> Value:
+        nonlocal terms
+        value, count = objective.loss(chosen, backend=name)
+        terms += count
+        return value
+
     while at < len(objective):
         room = batch_tokens
         chosen: list[int] = []
@@ -217,6 +247,5 @@ def mean_loss(objective: Objective, *, batch_tokens: int = 4096) -> float:
             room -= objective.tokens(at)
             chosen.append(at)
             at += 1
-        value, count = objective.loss(chosen, backend="native")
-        total, terms = total + value.item(), terms + count
+        total += backend.value(lambda chosen=chosen: loss(chosen), objective.model)
     return total / terms

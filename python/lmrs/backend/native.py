@@ -122,6 +122,11 @@ def differentiate(
     return value, [None if grad is None else Array(grad) for grad in grads]
 
 
+def value(loss: Callable[[], Array], _model: Module) -> float:
+    """``loss()``, of which no gradient will be asked."""
+    return loss().item()
+
+
 def workers() -> tuple[int, int]:
     """``(rank, count)`` of the processes that follow one gradient: here one, whose threads share its work."""
     return 0, 1

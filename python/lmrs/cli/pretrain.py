@@ -1,12 +1,14 @@
 """`lmrs pretrain`: a model from scratch, its tokenizer too."""
 
 import math
+from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
 import click
 
 from lmrs import pretrain as recipes
+from lmrs.batch import Dtype
 from lmrs.cli import options
 from lmrs.cli.as_json import print_json
 from lmrs.errors import InputError
@@ -36,6 +38,8 @@ Examples:
 @click.option("--steps", default=500, show_default=True, help="Optimiser steps.")
 @click.option("--batch-tokens", default=2048, show_default=True, help="Tokens in a step.")
 @click.option("--rate", default=2e-3, show_default=True, help="Peak learning rate of AdamW, before a cosine.")
+@click.option("--device", help="cpu or cuda: train by torch there [default: by lmrs on the CPU]")
+@click.option("--dtype", type=click.Choice(get_args(Dtype)), default="f32", show_default=True, help="Of products.")
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same model, bit for bit.")
 @click.option("--checkpoints", type=click.Path(path_type=Path), help="Directory to save the run in as it goes.")
 @click.option("--save-every", default=100, show_default=True, help="Steps between saves.")
@@ -57,6 +61,8 @@ def pretrain(
     steps: int,
     batch_tokens: int,
     rate: float,
+    device: str | None,
+    dtype: Dtype,
     seed: int,
     checkpoints: Path | None,
     save_every: int,
@@ -72,6 +78,7 @@ def pretrain(
     gpt2 predicts the next token, bert masked tokens, t5 spans that were cut out, elmo the next word from both sides.
     The last tenth of the data is held out and judged before and after: the mean loss in nats, and its exponential, for
     gpt2 and elmo the perplexity.
+    `torchrun --nproc-per-node 2 -m lmrs pretrain --device cpu …` shares each step among processes.
     With --json: {"family", "parameters", "output", "held_out_before", "held_out", "perplexity", "losses"}.
     """
     if resume and checkpoints is None:
@@ -79,12 +86,15 @@ def pretrain(
     size = recipes.Size(layers=layers, width=width, context=context, vocabulary=vocab_size)
     train, judged = recipes.documents(data, column=column)
     chosen = None if tokenizer is None else Tokenizer.load(tokenizer)
+    rank = import_module("lmrs.backend.torch").workers()[0] if device else 0
     with stages() as progress:
-        task = recipes.task(family, train, judged, size=size, tokenizer=chosen, seed=seed, progress=progress)
+        task = recipes.task(
+            family, train, judged, size=size, tokenizer=chosen, seed=seed, device=device, progress=progress
+        )
     with waiting("judging the held-out text"):
         before = recipes.mean_loss(task.held_out)
-    extra = [loggers.to_csv(table)] if table else []
-    extra += [loggers.to_curve(curve)] if curve else []
+    extra = [loggers.to_csv(table)] if table and not rank else []
+    extra += [loggers.to_curve(curve)] if curve and not rank else []
     with losses(f"pretraining {family}", steps) as told:
         history = fit(
             task.objective,
@@ -92,6 +102,7 @@ def pretrain(
             batch_tokens=batch_tokens,
             optimiser=AdamW(learning_rate=rate, beta2=0.98, weight_decay=0.01),
             schedule=Cosine(warmup=steps // 20, floor=0.1),
+            dtype=dtype,
             seed=seed,
             checkpoints=checkpoints,
             save_every=save_every,
@@ -100,6 +111,9 @@ def pretrain(
         )
     with waiting("judging the held-out text"):
         after = recipes.mean_loss(task.held_out)
+    if rank:
+        # All processes have the same model; the first writes and tells.
+        return
     task.save(output)
     parameters = sum(parameter.size for parameter in task.model.named_parameters().values())
     if as_json:

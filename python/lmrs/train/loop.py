@@ -74,7 +74,7 @@ def fit(
     parameters = {path: p for path, p in objective.model.named_parameters().items() if p.trainable}
     if not parameters:
         raise InputError("the model has no trainable parameter; a delta brings some")
-    name = _backend(parameters)
+    name = backend_of(parameters)
     run = Run(Optimiser(optimiser, import_module(f"lmrs.backend.{name}")))
     kept = None
     if checkpoints is not None:
@@ -122,7 +122,8 @@ def _averaged(run: Run, parameters: Mapping[str, Any], decay: float) -> None:
         )
 
 
-def _backend(parameters: dict[str, Any]) -> Backend:
+def backend_of(parameters: Mapping[str, Any]) -> Backend:
+    """Which backend holds ``parameters``. Raises InputError naming one that is not loaded."""
     for path, parameter in parameters.items():
         if parameter.data is None:
             raise InputError(f"the parameter {path} is not loaded")

@@ -27,6 +27,7 @@ from lmrs.backend.torch.training import (
     place,
     still,
     updated,
+    value,
     value_and_grad,
 )
 from lmrs.batch import Ragged
@@ -48,6 +49,7 @@ __all__ = [
     "still",
     "summed",
     "updated",
+    "value",
     "value_and_grad",
     "workers",
 ]

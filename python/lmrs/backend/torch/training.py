@@ -28,8 +28,9 @@ def array(values: npt.NDArray[Any]) -> Tensor:
 
 
 def numpy(value: Tensor) -> npt.NDArray[Any]:
-    """``value`` as a numpy array, off the graph and off the device."""
-    return np.asarray(value.detach().cpu().numpy())
+    """``value`` as a numpy array, off the graph and off the device; bfloat16, which numpy lacks, as float32."""
+    wide = value.detach().float() if value.dtype == torch.bfloat16 else value.detach()
+    return np.asarray(wide.cpu().numpy())
 
 
 def updated(
@@ -88,6 +89,13 @@ def fetch(model: M) -> M:
 def still() -> torch.no_grad:
     """As :func:`lmrs.backend.native.still`."""
     return torch.no_grad()
+
+
+def value(loss: Callable[[], Tensor], model: Module) -> float:
+    """``loss()``, of which no gradient will be asked, beside the parameters of ``model``."""
+    where = next((parameter.data.device for parameter in model.named_parameters().values()), None)
+    with torch.no_grad(), where or torch.get_default_device():
+        return float(loss())
 
 
 def value_and_grad(

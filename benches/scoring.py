@@ -10,6 +10,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import sys
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -28,18 +29,24 @@ SHAPES = ("smollm2", "gpt2 50257", "gpt2 150000", "gpt2 250000")
 SHORT = 16
 
 
-def speed(model: work.Model, dtype: str, threads: int, rounds: int, runners: list[str]) -> list[dict[str, object]]:
+def speed(
+    model: work.Model, dtype: str, threads: int, rounds: int, runners: list[str], jobs: list[str]
+) -> list[dict[str, object]]:
     """A row for each runner and job."""
     chosen = [run.Runner(module, dtype) for module in runners]
     if "huggingface" in runners and dtype not in ("f32", "bf16"):
         chosen.append(run.Runner(*run.REFERENCE))
     rows = []
     with run.started(chosen, model.name, threads) as found:
+        print(f"{model.what}, {dtype}: {', '.join(one.title for one in found)} are ready", file=sys.stderr, flush=True)
         for job in model.jobs:
+            if job.name not in jobs:
+                continue
             pipes = {runner: pipe for runner, (pipe, jobs, _) in found.items() if job.name in jobs}
             for row in run.measure(job, pipes, rounds):
                 title = row.pop("runner").title
                 rows.append({"model": model.what, "job": job.what, "unit": job.unit, "runner": title, **row})
+                print(f"{title}: {job.what}: {row['rate']:.1f} {job.unit}", file=sys.stderr, flush=True)
     return rows
 
 
@@ -127,6 +134,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", default=["f32", "bf16", "int8"])
     parser.add_argument("--models", nargs="+", choices=[model.name for model in MODELS])
     parser.add_argument("--runners", nargs="+", choices=RUNNERS, default=list(RUNNERS))
+    parser.add_argument("--jobs", nargs="+", default=["windows", "choices"])
     parser.add_argument("--shapes", nargs="*", choices=SHAPES, default=list(SHAPES), help="for memory; none: no memory")
     parser.add_argument("--json", action="store_true")
     given = parser.parse_args()
@@ -137,7 +145,7 @@ def main() -> None:
         for model in MODELS
         for dtype in given.dtypes
         if given.rounds and (not given.models or model.name in given.models)
-        for row in speed(model, dtype, given.threads, given.rounds, given.runners)
+        for row in speed(model, dtype, given.threads, given.rounds, given.runners, given.jobs)
     ]
     taken_rows = [row for dtype in given.dtypes for row in memory(dtype, given.threads, given.shapes)]
     if given.json:

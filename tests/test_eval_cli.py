@@ -162,6 +162,10 @@ def test_pll_of_elmo(tmp_path: Path) -> None:
         ("eval pairs {gpt2} {file}", '{"sentence_good": 3}', ":1: sentence_good is 3, expected str"),
         ("eval cloze {gpt2} {file}", "\udcff", ":1: not UTF-8 at byte 0"),
         ("eval cloze {gpt2} missing.jsonl", "", "no such file"),
+        ("ppl {gpt2} {file}", "ab\udcff", "not UTF-8 at byte 2"),
+        ("ppl {gpt2} {file}", "", "is empty"),
+        ("ppl {gpt2} {file} --protocol strided", "t", "a text of 1 tokens has none that protocol 'strided' scores"),
+        ("corpus {gpt2} {file}", "the cat\n\udcff", ":2: not UTF-8 at byte 0 of the line"),
     ],
 )
 def test_bad_input_is_one_line(
@@ -172,6 +176,14 @@ def test_bad_input_is_one_line(
     stderr = run(*(part.format(**names) for part in command.split(" ")), status=1).stderr
     assert message in stderr
     assert len(stderr.splitlines()) == 1
+
+
+def test_what_comes_from_standard_input(checkpoint: Path) -> None:
+    scored = CliRunner().invoke(main, ["ppl", str(checkpoint), "-", "--json"], input=TEXT)
+    assert json.loads(scored.stdout)["sum_logprob"] == lmrs.Engine(lmrs.load(checkpoint)).score(TEXT).sum_logprob
+    refused = CliRunner().invoke(main, ["ppl", str(checkpoint), "-"], input=b"a\xff")
+    assert refused.exit_code == 1
+    assert "-: not UTF-8 at byte 1" in refused.stderr
 
 
 def test_what_cannot_be_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,9 +50,8 @@ def generation(command: F) -> F:
 
 def text_of(path: str) -> str:
     """The text of a file, of standard input if `path` is `-`."""
-    if path == "-":
-        return sys.stdin.read()
     try:
-        return Path(path).read_text(encoding="utf-8")
+        data = sys.stdin.buffer.read() if path == "-" else Path(path).read_bytes()
+        return data.decode()
     except UnicodeDecodeError as error:
         raise click.ClickException(f"{path}: not UTF-8 at byte {error.start}") from error

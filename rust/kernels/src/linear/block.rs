@@ -145,17 +145,19 @@ impl<F: Real> Kernel<F> for Full<'_, F> {
             sums,
             outputs,
         } = self;
-        let columns = outputs.columns.1;
-        walk::passes(
-            x.rows(),
-            x.width(),
-            (S::TILE_ROWS, DEPTH),
-            |rows, steps, kept| {
+        let (depth, columns) = (x.width(), outputs.columns.1);
+        for steps in walk::passes(depth, DEPTH) {
+            for (row, m) in tile::heights(x.rows(), S::TILE_ROWS) {
+                let last = steps.end == depth;
+                if last {
+                    outputs.fetch(row, m);
+                }
+                let kept = if DEPTH < depth { row } else { 0 };
                 // SAFETY: A is these rows, B the strip, C their part of the sums, which the first pass initialises.
                 unsafe {
                     let sums = sums.add(kept * PANEL);
                     let o = Operands {
-                        a: x.start().add(rows.start * x.stride() + steps.start),
+                        a: x.start().add(row * x.stride() + steps.start),
                         a_row: x.stride(),
                         a_step: 1,
                         b: strip.as_ptr().add(steps.start * width),
@@ -163,18 +165,14 @@ impl<F: Real> Kernel<F> for Full<'_, F> {
                         c: sums,
                         c_row: PANEL,
                     };
-                    let last = steps.end == x.width();
-                    if last {
-                        outputs.fetch(rows.start, rows.len());
-                    }
                     let from = From::pass(&steps);
-                    tile::product(s, rows.len(), columns, steps.len(), o, from);
+                    tile::product(s, m, columns, steps.len(), o, from);
                     if last {
-                        outputs.write(sums, (rows.start, rows.len()), 0..columns);
+                        outputs.write(sums, (row, m), 0..columns);
                     }
                 }
-            },
-        );
+            }
+        }
     }
 }
 

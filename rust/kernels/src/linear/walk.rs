@@ -43,28 +43,11 @@ pub(super) trait Tiled<F: Real, S: Dot<F>> {
     );
 }
 
-/// Calls `tile(rows, steps, kept)` for tiles of at most `most` rows, over all of them in passes of at most `pass` steps, which
-/// stay in the second cache meanwhile. `kept` is the row of the sums that a tile has: its own if there are several passes, else
-/// the first, which so stays in the first cache.
+/// Cuts a depth into passes of at most `pass` steps, which stay in the second cache while all rows pass; at least one.
 #[inline(always)]
-pub(super) fn passes(
-    rows: usize,
-    depth: usize,
-    (most, pass): (usize, usize),
-    mut tile: impl FnMut(Range<usize>, Range<usize>, usize),
-) {
-    let mut first = 0_usize;
-    loop {
-        let last = depth.min(first.saturating_add(pass));
-        for (row, m) in tile::heights(rows, most) {
-            let kept = if pass < depth { row } else { 0 };
-            tile(row..row + m, first..last, kept);
-        }
-        first = last;
-        if first == depth {
-            return;
-        }
-    }
+pub(super) fn passes(depth: usize, pass: usize) -> impl Iterator<Item = Range<usize>> {
+    let starts = (0..depth.max(1)).step_by(pass);
+    starts.map(move |start| start..depth.min(start.saturating_add(pass)))
 }
 
 /// The product of all rows with all columns of a strip; `sums` has room for `[rows][64]`.
@@ -80,30 +63,30 @@ pub(super) unsafe fn product<F: Real, S: Dot<F>, T: Tiled<F, S>>(
 ) {
     let depth = T::depth(o.strip, o.width);
     let columns = T::VECTORS * S::LANES;
+    // Loops and no closures: what is not inlined into its kernel is not compiled for the level.
     for column in (0..o.width).step_by(columns) {
-        passes(
-            o.x.rows(),
-            depth,
-            (T::ROWS, T::PASS),
-            |rows, steps, kept| {
-                let (row, m, last) = (rows.start, rows.len(), steps.end == depth);
+        for steps in passes(depth, T::PASS) {
+            for (row, m) in tile::heights(o.x.rows(), T::ROWS) {
+                let last = steps.end == depth;
                 if column == 0 && last {
                     outputs.fetch(row, m);
                 }
+                // In one pass all tiles have the same place among the sums, which so stays in the first cache.
+                let kept = if T::PASS < depth { row } else { 0 };
                 // SAFETY: the rows and columns are inside the operands and the sums.
                 unsafe {
                     let sums = sums.add(kept * PANEL + column);
                     if const { T::VECTORS == 4 } {
-                        high::<F, S, T, 4>(s, o, m, (row, column), steps, sums);
+                        high::<F, S, T, 4>(s, o, m, (row, column), steps.clone(), sums);
                     } else {
-                        high::<F, S, T, 2>(s, o, m, (row, column), steps, sums);
+                        high::<F, S, T, 2>(s, o, m, (row, column), steps.clone(), sums);
                     }
                     if last {
                         outputs.write(sums, (row, m), column..column + columns);
                     }
                 }
-            },
-        );
+            }
+        }
     }
 }
 

@@ -9,6 +9,7 @@ import pytest
 
 from lmrs import align, delta, models, train
 from lmrs.align import vector as v
+from lmrs.errors import FormatError, MissingFileError
 from lmrs.train.objective import Example
 
 FIXTURES = Path(__file__).parent / "fixtures" / "models"
@@ -40,9 +41,14 @@ def test_a_reward_model_learns(family: str, tmp_path: Path) -> None:
     assert judged["accuracy"] > 0.9
     assert judged["calibration"] < 0.3
     align.save_scored(model, tmp_path / "rm")
-    again = align.load_scored(base(family), tmp_path / "rm", pooling=pooling)
+    again = align.load_scored(base(family), tmp_path / "rm")
     sequences = [[3, 4, 5], [6, 7]]
     np.testing.assert_array_equal(model.rewards(sequences), again.rewards(sequences))
+    (tmp_path / "rm" / "score.json").write_text('{"pooling": "least"}')
+    with pytest.raises(FormatError, match="pooling is 'least', expected one of"):
+        align.load_scored(base(family), tmp_path / "rm")
+    with pytest.raises(MissingFileError, match="score.json"):
+        align.load_scored(base(family), tmp_path)
 
 
 def test_bradley_terry_by_its_definition() -> None:

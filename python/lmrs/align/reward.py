@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from lmrs.align.vector import Floats, Vector
 from lmrs.backend import native
 from lmrs.batch import Backend, Batch
 from lmrs.errors import FormatError, InputError
+from lmrs.files import read_json, write_json
 from lmrs.nn.layers import Linear
 from lmrs.nn.module import Module
 from lmrs.ops import Pooling, Value
@@ -161,17 +162,22 @@ def reward(model: Scored, pairs: Sequence[Pair], *, setting: BradleyTerry = _SET
 
 
 def save_scored(scored: Scored, directory: str | os.PathLike[str]) -> None:
-    """Write the head of ``scored``, and the delta of its model if it has one, into ``directory``."""
+    """Write the head of ``scored``, how it pools, and the delta of its model if it has one, into ``directory``."""
     if delta.methods(scored.model):
         delta.save(scored.model, Path(directory) / "delta")
     Path(directory).mkdir(parents=True, exist_ok=True)
     tensors = {name: native.tensor(parameter) for name, parameter in scored.score.named_parameters().items()}
+    write_json(Path(directory) / "score.json", {"pooling": scored.pooling})
     write_safetensors(Path(directory) / "score.safetensors", tensors)
 
 
-def load_scored(model: Any, directory: str | os.PathLike[str], *, pooling: Pooling = "last") -> Scored:
-    """``model`` with the delta and the head that :func:`save_scored` wrote. Raises FormatError if they do not fit."""
+def load_scored(model: Any, directory: str | os.PathLike[str]) -> Scored:
+    """``model`` with the delta and the head that :func:`save_scored` wrote.
+
+    Raises MissingFileError, or FormatError if they do not fit.
+    """
     path = Path(directory)
+    pooling = _pooling(path / "score.json")
     scored = Scored(delta.load(model, path / "delta") if (path / "delta").is_dir() else model, pooling=pooling)
     file = path / "score.safetensors"
     tensors = read_safetensors(file)
@@ -180,6 +186,14 @@ def load_scored(model: Any, directory: str | os.PathLike[str], *, pooling: Pooli
             raise FormatError(f"{file}: expected {name} {list(parameter.shape)}")
         parameter.data = tensors[name]
     return scored
+
+
+def _pooling(file: Path) -> Pooling:
+    said = read_json(file).get("pooling")
+    if said not in get_args(Pooling):
+        raise FormatError(f"{file}: pooling is {said!r}, expected one of {', '.join(get_args(Pooling))}")
+    pooling: Pooling = said  # type: ignore[assignment]
+    return pooling
 
 
 def _parts(sequences: Sequence[Sequence[int]]) -> list[list[Sequence[int]]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -15,6 +15,7 @@ from lmrs.cli.as_json import print_json
 from lmrs.cli.methods import NAMES, method
 from lmrs.errors import FormatError, InputError
 from lmrs.models.beside import tokenizer_of
+from lmrs.ops import Pooling
 from lmrs.terminal import losses, progress, waiting
 from lmrs.train import AdamW, Cosine, Linear, fit
 
@@ -56,6 +57,13 @@ ONLINE = ("ppo", "grpo", "rloo")
 @click.option("--beta", type=float, help="Of the loss, or the weight of the KL [default: the algorithm's].")
 @click.option("--loss", help="Which loss of DPO, such as ipo or hinge [default: sigmoid].")
 @click.option("--reward", type=click.Path(path_type=Path, exists=True), help="What `lmrs align reward` wrote, for ppo.")
+@click.option(
+    "--pooling",
+    type=click.Choice(get_args(Pooling)),
+    default="last",
+    show_default=True,
+    help="What a reward reads of the tokens' states; mean suits small models and encoders.",
+)
 @click.option("--max-tokens", default=53, show_default=True, help="Of a reply (ppo, grpo, rloo).")
 @click.option("--prompts", default=4, show_default=True, help="In an iteration (ppo, grpo, rloo).")
 @click.option("--group", default=8, show_default=True, help="Replies to a prompt (grpo, rloo).")
@@ -111,7 +119,7 @@ def align(
                 learner, iterations=steps, optimiser=optimiser, schedule=Linear(), on_iteration=heard, **running
             )
     else:
-        trained: Any = library.Scored(tuned, seed=seed) if algorithm == "reward" else tuned
+        trained: Any = library.Scored(tuned, seed=seed, pooling=given["pooling"]) if algorithm == "reward" else tuned
         with waiting(f"reading {file.name}"):
             objective = _offline(algorithm, trained, tuned, file, given)
         with losses(algorithm, steps) as live:

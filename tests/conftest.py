@@ -1,8 +1,13 @@
 """What every test may lean on: where the real checkpoints are, and one profile for hypothesis."""
 
+import contextlib
 import importlib.util
 import os
+import threading
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -49,3 +54,26 @@ def minilm_dir() -> Path:
 def fixtures() -> Path:
     """The committed fixtures."""
     return ROOT / "tests" / "fixtures"
+
+
+@contextlib.contextmanager
+def _live(app: Any) -> Iterator[str]:
+    import uvicorn
+
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="session")
+def live() -> Callable[[Any], contextlib.AbstractContextManager[str]]:
+    """Runs an ASGI app on a thread: a context whose value is the address."""
+    return _live

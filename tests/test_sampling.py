@@ -1,4 +1,4 @@
-"""Sampling: the distributions of transformers' processors on the same logits, and OpenAI's penalties by their formula."""
+"""Sampling: transformers' distributions on the same logits, and OpenAI's penalties by their formula."""
 
 from pathlib import Path
 from typing import Any

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +12,6 @@ import httpx
 import numpy as np
 import openai
 import pytest
-import uvicorn
 
 from lmrs import Engine, delta, models
 from lmrs.backend import native
@@ -22,22 +20,6 @@ from lmrs.serve import Limits, create_app
 KEY = "a key"
 LIMITS = Limits(body_bytes=1 << 20, prompts=8, choices=4, tokens=64, texts=32, messages=8, requests=24)
 GREEDY: dict[str, Any] = {"model": "smollm2", "temperature": 0, "max_tokens": 12}
-
-
-@contextlib.contextmanager
-def live(app: Any) -> Iterator[str]:
-    """The address of a server that runs meanwhile."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=5))
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            assert thread.is_alive()
-            time.sleep(0.01)
-        yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +37,7 @@ def engine(smollm2_gguf: Path) -> Engine:
 
 
 @pytest.fixture(scope="module")
-def address(engine: Engine) -> Iterator[str]:
+def address(engine: Engine, live: Any) -> Iterator[str]:
     with live(create_app(engine, name="smollm2", api_key=KEY, limits=LIMITS)) as address:
         yield address
 
@@ -73,7 +55,7 @@ def http(address: str) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture(scope="module")
-def minilm(minilm_dir: Path) -> Iterator[tuple[str, Engine]]:
+def minilm(minilm_dir: Path, live: Any) -> Iterator[tuple[str, Engine]]:
     engine = Engine(models.load(minilm_dir))
     with live(create_app(engine, name="minilm", limits=LIMITS)) as address:
         yield address, engine
@@ -248,7 +230,7 @@ def test_without_the_key_nothing(address: str) -> None:
         assert httpx.post(f"{address}/v1/completions", headers=headers, json=GREEDY).status_code == 401
 
 
-def test_deltas_come_and_go_only_where_allowed(engine: Engine, tmp_path: Path, http: httpx.Client) -> None:
+def test_deltas_come_and_go_only_where_allowed(engine: Engine, tmp_path: Path, http: httpx.Client, live: Any) -> None:
     name = {"lora_name": "fresh", "lora_path": "fresh"}
     assert http.post("/v1/load_lora_adapter", json=name).status_code == 403
     model: Any = engine.model
@@ -282,9 +264,12 @@ WRONG: list[Any] = [True, -1, 10**30, 1.5, "x", [], {}, [None], [[[]]], "\ud800"
 FIELDS = {
     "/v1/completions": [
         "model", "prompt", "max_tokens", "n", "best_of", "logprobs", "temperature", "top_p", "top_k", "min_p",
-        "repetition_penalty", "seed", "stop", "echo", "stream", "stream_options", "unheard_of",
+        "repetition_penalty", "seed", "stop", "echo", "stream", "stream_options", "unheard_of", "presence_penalty",
+        "frequency_penalty", "logit_bias", "no_repeat_ngram_size", "min_tokens", "typical_p",
     ],
-    "/v1/chat/completions": ["model", "messages", "max_completion_tokens", "top_logprobs", "response_format", "tools"],
+    "/v1/chat/completions": [
+        "model", "messages", "max_completion_tokens", "top_logprobs", "response_format", "tools", "tool_choice",
+    ],
     "/v1/embeddings": ["model", "input", "encoding_format", "dimensions"],
     "/rerank": ["query", "documents", "top_n"],
     "/score": ["input", "protocol"],
@@ -325,14 +310,17 @@ def test_every_field_given_something_else(http: httpx.Client, engine: Engine) ->
         ("/v1/completions", {"prompt": ["x"] * 9}, "prompt has 9 items, expected at most 8"),
         ("/v1/completions", {"prompt": "word " * 9000}, "expected at most the model's context, 8192 tokens"),
         ("/v1/completions", {"suffix": "x"}, 'suffix is "x", expected "", since it is not offered here'),
-        ("/v1/completions", {"presence_penalty": 0.5}, "presence_penalty is 0.5, expected 0, since it is not"),
-        ("/v1/completions", {"frequency_penalty": False}, "frequency_penalty is false, expected 0"),
+        ("/v1/completions", {"presence_penalty": 2.5}, "presence_penalty is 2.5, expected a number from -2 to 2"),
+        ("/v1/completions", {"frequency_penalty": False}, "frequency_penalty is false"),
+        ("/v1/completions", {"logit_bias": {"x": 1}}, "whose keys are token ids, 0 to 49151"),
+        ("/v1/completions", {"logit_bias": {"1": 101}}, "numbers from -100 to 100"),
         ("/v1/completions", {"model": "gpt-5"}, "there is no model gpt-5; there are smollm2, smollm2:low"),
         ("/v1/completions", {"model": "smollm2:../x"}, "there is no model smollm2:../x"),
         ("/v1/chat/completions", {"messages": []}, "messages is [], expected a list of messages"),
         ("/v1/chat/completions", {"messages": [{"role": "x", "content": ""}]}, "messages[0].role is not one of"),
         ("/v1/chat/completions", {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "of type text"),
-        ("/v1/chat/completions", {"tools": [{"type": "function"}]}, 'tools is [{"type": "function"}], expected []'),
+        ("/v1/chat/completions", {"tools": [{"type": "function"}]}, "tools[0] is not an object of type function"),
+        ("/v1/chat/completions", {"tool_choice": "required"}, 'expected "none" or "auto" without tools'),
         ("/v1/chat/completions", {"chat_template": "{{ 1 }}"}, "unknown field chat_template"),
         ("/v1/chat/completions", {"top_logprobs": 5}, "top_logprobs needs logprobs to be true"),
         ("/v1/embeddings", {"input": ["x"] * 33}, "input has 33 items, expected at most 32"),

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lmrs import align, delta, eval, prompting, scaling, train
-    from lmrs.engine import Completion, Engine
+    from lmrs.engine import Completion, Engine, Grammar
     from lmrs.errors import (
         ConfigError,
         Error,
@@ -41,6 +41,7 @@ __all__ = [
     "Error",
     "FileError",
     "FormatError",
+    "Grammar",
     "InputError",
     "InternalError",
     "MissingFileError",
@@ -64,6 +65,7 @@ _HOME = {
     "Completion": "lmrs.engine",
     "Encoding": "lmrs.tokenizer",
     "Engine": "lmrs.engine",
+    "Grammar": "lmrs.engine",
     "Score": "lmrs.eval",
     "Tokenizer": "lmrs.tokenizer",
     "load": "lmrs.models",

@@ -3,21 +3,26 @@
 A model is recorded when it is first asked for something; from then on Python only passes texts in and results out.
 """
 
-from lmrs.engine.completion import Completion, FinishReason, Token
+from lmrs.engine.completion import Beam, Completion, FinishReason, Token
 from lmrs.engine.engine import Engine
+from lmrs.engine.grammar import Grammar
 from lmrs.engine.loop import Load
+from lmrs.engine.memory import Memory
 from lmrs.engine.options import Options, Reading, Writing
 from lmrs.engine.plans import DType, KvDtype
 from lmrs.engine.reply import AsyncReply, Reply
 
 __all__ = [
     "AsyncReply",
+    "Beam",
     "Completion",
     "DType",
     "Engine",
     "FinishReason",
+    "Grammar",
     "KvDtype",
     "Load",
+    "Memory",
     "Options",
     "Reading",
     "Reply",

@@ -13,12 +13,21 @@ Likeliest = Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True, eq=False)
+class Beam:
+    """A text that a search found: ``tokens`` and ``logprobs`` as in a Completion, and the ``score`` it is ranked by."""
+
+    tokens: list[int]
+    logprobs: npt.NDArray[np.float32]
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
 class Completion:
     """What a model wrote.
 
     ``tokens`` are all it chose, those of an end or a stop string included; ``logprobs``, float32, are in nats and of
     the model's own distribution, before temperature and the like. ``top_logprobs`` has an item a token if it was asked
-    for: the likeliest tokens in its place.
+    for: the likeliest tokens in its place. ``beams`` are the texts that a search found, the best, which this is, first.
     """
 
     text: str
@@ -26,6 +35,7 @@ class Completion:
     logprobs: npt.NDArray[np.float32]
     finish_reason: FinishReason
     top_logprobs: list[Likeliest] = field(default_factory=list)
+    beams: list[Beam] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)

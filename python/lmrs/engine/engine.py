@@ -13,9 +13,12 @@ from lmrs import _rs, delta
 from lmrs.engine import scoring
 from lmrs.engine.completion import Completion
 from lmrs.engine.ends import special
+from lmrs.engine.grammar import Compiled, Grammar
 from lmrs.engine.loop import Load, Loop
+from lmrs.engine.memory import Memory, memory
 from lmrs.engine.options import Ids, Options, Reading, chosen
 from lmrs.engine.plans import DType, KvDtype, Plans
+from lmrs.engine.prompts import listed
 from lmrs.engine.reply import AsyncReply, Reply
 from lmrs.errors import InputError
 from lmrs.eval.continuations import Continuation
@@ -51,7 +54,10 @@ class Engine:
     ``kv_dtype`` is how the keys and values of earlier tokens are kept while generating: ``"f32"``, ``"bf16"`` (half the
     memory) or ``"int8"`` (a quarter, and a float32 scale a token and head). All of them together, those of prompts kept
     for requests that begin alike included, take at most ``cache_bytes``; when they would take more, the request that
-    came last starts again later. ``step_tokens`` are computed at once, and ``sequences`` requests run at once.
+    came last starts again later. Without ``share_prefixes`` nothing is kept of a prompt, so that how long a request
+    takes says nothing of those before it. ``step_tokens`` are computed at once, and ``sequences`` requests (or beams of
+    them) run at once. ``draft``, a smaller model of the same tokens, guesses for requests with ``draft_tokens``; its
+    keys and values count as well.
     """
 
     def __init__(
@@ -62,8 +68,10 @@ class Engine:
         dtype: DType = "f32",
         kv_dtype: KvDtype = "f32",
         cache_bytes: int = CACHE_BYTES,
+        share_prefixes: bool = True,
         step_tokens: int = 512,
         sequences: int = 64,
+        draft: LanguageModel | None = None,
     ) -> None:
         if dtype not in get_args(DType):
             raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(DType))}")
@@ -77,7 +85,9 @@ class Engine:
         self.kv_dtype: KvDtype = kv_dtype
         self._given = tokenizer
         self._cache_bytes, self._step_tokens, self._sequences = cache_bytes, step_tokens, sequences
+        self._share_prefixes = share_prefixes
         self._base = Plans(model, dtype=dtype, kv_dtype=kv_dtype)
+        self._draft = None if draft is None else Plans(draft, dtype=dtype, kv_dtype=kv_dtype)
         self._deltas: dict[str, Plans] = {}
         self._running: Loop | None = None
         self._starting = threading.Lock()
@@ -152,7 +162,7 @@ class Engine:
         An encoder-decoder answers the prompt instead. Raises InputError for an empty prompt, one longer than the
         context, an id out of range, or an option out of range; ConfigError if the model does not generate.
         """
-        prompts, many = _listed(prompt)
+        prompts, many = listed(prompt)
         replies: list[Reply] = []
         try:
             for at, item in enumerate(prompts):
@@ -192,6 +202,13 @@ class Engine:
     def _submit(self, prompt: str | Ids, reply: R, options: Options, *, at: int = 0) -> R:
         generator = self._plans(options.get("delta")).generator(self._native)
         request = chosen(options, at=at, eos=self._eos, encode=self._bare)
+        if request["grammar"] is not None:
+            request["grammar"] = self._compiled(request["grammar"])
+        negative = request["negative_prompt"]
+        if isinstance(negative, str):
+            request["negative_prompt"] = self.tokenizer.encode(negative).ids
+        drafts = request["draft_tokens"] and self._draft is not None
+        request["drafter"] = self._drafter if drafts else None
         ids = self.tokenizer.encode(prompt).ids if isinstance(prompt, str) else list(prompt)
         loop = self._loop
         number = loop.submit(generator, {"prompt": ids, **request}, options.get("timeout"), reply.sink)
@@ -205,11 +222,40 @@ class Engine:
             with self._starting:
                 running = self._running
                 if running is None or running.process != os.getpid():
-                    per_token = self._base.generator(self._native).bytes_per_token
-                    tokens = max(self._cache_bytes // max(per_token, 1), 2)
-                    running = Loop(step_tokens=self._step_tokens, sequences=self._sequences, cached_tokens=tokens)
+                    running = Loop(
+                        step_tokens=self._step_tokens,
+                        sequences=self._sequences,
+                        cached_tokens=max(self._cache_bytes // max(self._bytes_per_token, 1), 2),
+                        share_prefixes=self._share_prefixes,
+                    )
                     self._running = running
         return running
+
+    def plan(self) -> Memory:
+        """What memory it will need, at most, to generate with the limits it has. Raises ConfigError if it does not."""
+        # With prefixes kept, all of the budget is used in time.
+        tokens = self._cache_bytes // max(self._bytes_per_token, 1)
+        return memory(
+            self._base, cache=tokens * self._bytes_per_token, step_tokens=self._step_tokens, sequences=self._sequences
+        )
+
+    @property
+    def _bytes_per_token(self) -> int:
+        generators = [self._base.generator(self._native), *([] if self._draft is None else [self._drafter])]
+        return sum(generator.bytes_per_token for generator in generators)
+
+    @property
+    def _drafter(self) -> _rs.Generator:
+        assert self._draft is not None
+        return self._draft.generator(None)
+
+    def prepare(self, grammar: Grammar) -> None:
+        """Compile a grammar, or find it compiled: a request that has it then starts at once. Raises InputError."""
+        self._compiled(grammar)
+
+    @cached_property
+    def _compiled(self) -> Compiled:
+        return Compiled(self.tokenizer.native, vocabulary=self.config.vocabulary, eos=self._eos)
 
     # --- scores ---
 
@@ -238,7 +284,7 @@ class Engine:
         (encoding,) = self._encoded([text], "score", add_special_tokens=False)
         return windows(encoding.ids, protocol=protocol, frame=self._frame(window=window, stride=stride))
 
-    def plan(self, run: Callable[..., Any], **options: int) -> _rs.Plan:
+    def planned(self, run: Callable[..., Any], **options: int) -> _rs.Plan:
         """``run``, a call of the model as in :func:`lmrs.backend.record.record`, over weights held as ``dtype``."""
         return self._base.plan(run, **options)
 
@@ -291,7 +337,7 @@ class Engine:
         ``"mean"`` and False. A text longer than the model takes raises InputError, unless ``truncate`` cuts it.
         ``delta`` names a delta loaded with :meth:`load_delta`.
         """
-        given, several = _listed(texts)
+        given, several = listed(texts)
         rows = self.pieces(given, truncate=truncate)
         vectors = self.embed_pieces(rows, pooling=pooling, normalize=normalize, delta=delta)
         return vectors if several else vectors[0]
@@ -354,22 +400,3 @@ class Engine:
         ends = special(self.model, "eos_token_id")
         tokenizer = self._tokenizer
         return ends or ([tokenizer.eos_id] if tokenizer is not None and tokenizer.eos_id is not None else [])
-
-
-def _listed(prompt: str | Ids | list[str] | list[list[int]]) -> tuple[list[str | Ids], bool]:
-    """The prompts, and whether there were several: a text or a run of ids is one."""
-    if isinstance(prompt, str):
-        return [prompt], False
-    prompts: list[Any] = list(prompt)
-    if prompts and _are_ids(prompts):
-        return [[int(item) for item in prompts]], False
-    for at, item in enumerate(prompts):
-        if not isinstance(item, str) and not _are_ids(item):
-            raise InputError(f"item {at} is {item!r}, expected a text or token ids")
-    return prompts, True
-
-
-def _are_ids(item: object) -> bool:
-    if not isinstance(item, Sequence | np.ndarray):
-        return False
-    return all(isinstance(id_, int | np.integer) and not isinstance(id_, bool) for id_ in item)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lmrs import _rs
-from lmrs.engine.completion import Completion, Event, Token
+from lmrs.engine.completion import Beam, Completion, Event, Token
 
 Sink = Callable[[Event], None]
 
@@ -35,12 +35,18 @@ class Load:
 class Loop:
     """Requests from any thread, computed together. It ends when it is closed, dropped, or the interpreter ends.
 
-    ``step_tokens`` are computed at once, ``sequences`` run at once and hold ``cached_tokens`` together.
+    ``step_tokens`` are computed at once, ``sequences`` run at once and hold ``cached_tokens`` together; with
+    ``share_prefixes`` prompts are kept for those that begin alike.
     """
 
-    def __init__(self, *, step_tokens: int, sequences: int, cached_tokens: int) -> None:
+    def __init__(self, *, step_tokens: int, sequences: int, cached_tokens: int, share_prefixes: bool) -> None:
         self.process = os.getpid()
-        self._service = _rs.Service(step_tokens=step_tokens, sequences=sequences, cached_tokens=cached_tokens)
+        self._service = _rs.Service(
+            step_tokens=step_tokens,
+            sequences=sequences,
+            cached_tokens=cached_tokens,
+            share_prefixes=share_prefixes,
+        )
         self._sinks: dict[int, Sink] = {}
         self._lock = threading.Lock()
         work = (self._service, self._sinks, self._lock)
@@ -89,8 +95,9 @@ def _event(text: str, chosen: Any, whole: Any, error: BaseException | None) -> E
     token = None if chosen is None else Token(text, *chosen)
     completion = None
     if whole is not None:
-        written, tokens, logprobs, top, finish = whole
-        completion = Completion(written, tokens, np.asarray(logprobs, np.float32), finish, top)
+        written, tokens, logprobs, top, finish, found = whole
+        beams = [Beam(ids, np.asarray(each, np.float32), score) for ids, each, score in found]
+        completion = Completion(written, tokens, np.asarray(logprobs, np.float32), finish, top, beams)
     return Event(text, token, completion, error)
 
 

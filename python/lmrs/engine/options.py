@@ -1,8 +1,9 @@
 """What may be asked of an engine, checked."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
+from lmrs.engine.grammar import Grammar
 from lmrs.errors import InputError
 from lmrs.eval.protocols import Protocol
 
@@ -23,6 +24,11 @@ class Writing(TypedDict, total=False):
     that a draw depends on, so that a prompt's completion does not depend on what runs beside it; a sequence gives each
     prompt its own. ``stop``: strings before which the text ends. ``ignore_eos`` (False): whether to go on after an
     end-of-sequence token.
+
+    ``beams`` (1): so many texts go on at once, and the completion is the one with the highest
+    Σ log p / lengthᵖ, ``length_penalty`` (1) being p; ``early_stopping`` (False) is transformers', True, False or
+    "never". ``guidance`` (1) is the scale of classifier-free guidance away from ``negative_prompt`` (None).
+    ``grammar`` (None) is what the text must be, a :class:`lmrs.Grammar`.
     """
 
     max_tokens: int
@@ -43,18 +49,27 @@ class Writing(TypedDict, total=False):
     seed: int | Sequence[int]
     stop: str | Sequence[str]
     ignore_eos: bool
+    beams: int
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
+    guidance: float
+    negative_prompt: str | Ids | None
+    grammar: Grammar | None
 
 
 class Options(Writing, total=False):
     """How a completion is made, and how a request is treated beside others: more than :class:`Writing`.
 
-    ``top_logprobs`` (0): how many of the likeliest tokens to tell of in the place of each. ``delta`` (None): the name
+    ``top_logprobs`` (0): how many of the likeliest tokens to tell of in the place of each. ``draft_tokens`` (0): so
+    many are guessed ahead, by the engine's draft model or from what is there already, and computed together; the
+    completion is the same to the bit. ``delta`` (None): the name
     of a delta loaded with :meth:`Engine.load_delta`. ``priority`` (0): a request of a higher one goes first, and may
     take the place of one that runs, which then starts again with what it has. ``timeout`` (None): seconds after which
     the text ends as it is, with the finish reason ``"deadline"``.
     """
 
     top_logprobs: int
+    draft_tokens: int
     delta: str | None
     priority: int
     timeout: float | None
@@ -97,7 +112,14 @@ DEFAULTS: Options = {
     "seed": 0,
     "stop": (),
     "ignore_eos": False,
+    "beams": 1,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+    "guidance": 1.0,
+    "negative_prompt": None,
+    "grammar": None,
     "top_logprobs": 0,
+    "draft_tokens": 0,
     "delta": None,
     "priority": 0,
     "timeout": None,
@@ -110,6 +132,8 @@ _INTEGERS = (
     ("top_k", 0, 2**31),
     ("seed", 0, 2**64 - 1),
     ("top_logprobs", 0, 2**31),
+    ("beams", 1, 2**31),
+    ("draft_tokens", 0, 256),
     ("priority", -(2**31), 2**31 - 1),
 )
 _NUMBERS = (
@@ -120,6 +144,8 @@ _NUMBERS = (
     "repetition_penalty",
     "presence_penalty",
     "frequency_penalty",
+    "length_penalty",
+    "guidance",
 )
 
 
@@ -156,6 +182,12 @@ def chosen(options: Options, *, at: int, eos: list[int], encode: Callable[[str],
     found["logit_bias"] = [(_id("logit_bias", id_), by) for id_, by in found["logit_bias"].items()]
     found["bad_words"] = _words(found["bad_words"], encode)
     found["begin"] = [_id("begin", id_) for id_ in found["begin"]]
+    if found["early_stopping"] not in (True, False, "never"):
+        raise InputError(f'early_stopping is {found["early_stopping"]!r}, expected True, False or "never"')
+    if found["early_stopping"] == "never":
+        found["early_stopping"] = None
+    if found["guidance"] != 1 and found["negative_prompt"] is None:
+        raise InputError("guidance needs a negative_prompt to keep away from")
     del found["delta"]
     found["eos"] = [] if found.pop("ignore_eos") else eos
     return found

@@ -44,19 +44,24 @@ class Plans:
         if self._generator is None:
             self.expect_causal("generate")
             model, encode = self.model, self.encode
-            encoder, widths = None, {}
+            encoder = None
             if encode is not None:
                 config: Any = model.config
                 encoder = (self.plan(encode), config.width, config.start)
-                widths = {"memory_width": config.width}
             self._generator = _rs.Generator(
-                self.plan(model, **widths),
+                self.logits,
                 tokenizer=tokenizer,
                 encoder=encoder,
                 kv_dtype=self.kv_dtype,
                 **self.bounds,
             )
         return self._generator
+
+    @cached_property
+    def logits(self) -> _rs.Plan:
+        """Logits of selected rows."""
+        widths = {} if self.encode is None else {"memory_width": self.model.config.width}
+        return self.plan(self.model, **widths)
 
     def logprob(self, top_k: int | None) -> _rs.Plan:
         """Log-probabilities of labels, with ``top_k`` more about each. Raises ConfigError if the model has none."""

@@ -29,9 +29,9 @@ def answers(
     model: Any = engine.model
     if not hasattr(model, "encode"):
         raise ConfigError(f"a {engine.config.family} is no encoder-decoder: `continuations` scores what it writes")
-    encode = engine.plan(model.encode)
+    encode = engine.planned(model.encode)
     width = engine.config.width
-    decode = engine.plan(
+    decode = engine.planned(
         lambda batch, memory, seqs: model.head.logprob(model.hidden(batch, memory, seqs), batch.labels, top_k=0),
         memory_width=width,
     )

@@ -79,7 +79,7 @@ def pseudo_scores(
         raise InputError(f"metric is {metric!r}, expected one of {', '.join(get_args(Metric))}")
     model, limit = engine.model, engine.config.context
     _expect_masked(engine)
-    plan = engine.plan(lambda batch: model.head.logprob(model.hidden(batch), batch.labels))
+    plan = engine.planned(lambda batch: model.head.logprob(model.hidden(batch), batch.labels))
 
     def sized(length: int) -> Callable[[int], int]:
         return lambda _: length

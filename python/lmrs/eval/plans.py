@@ -58,8 +58,8 @@ class Logits:
     def __init__(self, engine: "Engine") -> None:
         engine.expect_next_token()
         model = engine.model
-        self._hidden = engine.plan(model.hidden)
-        self._head = engine.plan(lambda _, states, __: model.head(states), memory_width=engine.config.width)
+        self._hidden = engine.planned(model.hidden)
+        self._head = engine.planned(lambda _, states, __: model.head(states), memory_width=engine.config.width)
 
     def blocks(
         self, sequences: Sequence[Sequence[int]], *, select: Sequence[int] | npt.NDArray[np.int64], rows: int

@@ -17,13 +17,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from lmrs.engine import Engine
 from lmrs.errors import Error
-from lmrs.serve import adapters, errors, texts
+from lmrs.serve import adapters, errors, page, texts
 from lmrs.serve.chat import chat
 from lmrs.serve.completions import completions
 from lmrs.serve.limits import Limits
+from lmrs.serve.openapi import openapi
 from lmrs.serve.server import Server
 
-OPEN = frozenset({"/health", "/ready"})
+OPEN = frozenset({"/health", "/ready"}) | page.PATHS
 """Where no key is asked for."""
 
 
@@ -37,8 +38,8 @@ def create_app(
 ) -> Starlette:
     """An ASGI app that serves ``engine`` under ``name``, its deltas as ``name:delta``.
 
-    With an ``api_key`` every route but `/health` and `/ready` asks for it as a bearer token. With a ``delta_root``
-    clients may load deltas from directories inside it, and unload them; without one they may not.
+    With an ``api_key`` every route but `/health`, `/ready` and the page at `/` asks for it as a bearer token. With a
+    ``delta_root`` clients may load deltas from directories inside it, and unload them; without one they may not.
     """
     server = Server(engine, name=name, limits=limits or Limits(), delta_root=delta_root)
 
@@ -51,9 +52,12 @@ def create_app(
 
     app = Starlette(
         routes=[
+            Route("/", page.file),
+            Route("/page/{name}", page.file),
             Route("/health", _health),
             Route("/ready", _ready),
             Route("/metrics", _metrics),
+            Route("/openapi.json", openapi),
             Route("/v1/models", _models),
             Route("/v1/completions", completions, methods=["POST"]),
             Route("/v1/chat/completions", chat, methods=["POST"]),
@@ -84,7 +88,7 @@ class Keyed:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""
-        if scope["type"] == "http" and scope["path"] not in OPEN:
+        if scope["type"] == "http" and scope["path"].removeprefix(scope.get("root_path", "")) not in OPEN:
             given = dict(scope["headers"]).get(b"authorization", b"")
             scheme, _, token = given.partition(b" ")
             right = hmac.compare_digest(hashlib.sha256(token.strip()).digest(), self._key)

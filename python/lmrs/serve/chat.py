@@ -10,10 +10,12 @@ from starlette.responses import JSONResponse, Response
 from lmrs.engine import Completion, Token
 from lmrs.serve.choices import FINISH, Asked, completed, head, merged, options, started, streamed, usage
 from lmrs.serve.errors import Refusal
-from lmrs.serve.fields import Fields, read
+from lmrs.serve.fields import read
+from lmrs.serve.messages import messages as messages_of
+from lmrs.serve.messages import prompt as prompt_of
 from lmrs.serve.server import Server, unless_gone
 from lmrs.serve.sse import Stream
-from lmrs.tokenizer import Tokenizer
+from lmrs.serve.tools import Form, form
 
 DEFAULT_TOKENS = 512
 """New tokens if nothing is said of them."""
@@ -23,7 +25,7 @@ async def chat(request: Request) -> Response:
     """What the assistant says next, by the chat template of the model's tokenizer."""
     server: Server = request.app.state.server
     fields, limits = await read(request, server.limits), server.limits
-    messages = _messages(fields, limits.messages)
+    messages = messages_of(fields, limits.messages)
     older = fields.integer("max_tokens", min(DEFAULT_TOKENS, limits.tokens), least=1, most=limits.tokens)
     tokens = fields.integer("max_completion_tokens", older, least=1, most=limits.tokens)
     wanted = fields.flag("logprobs")
@@ -33,13 +35,14 @@ async def chat(request: Request) -> Response:
     count = fields.integer("n", 1, least=1, most=limits.choices)
     stream, with_usage = streamed(fields)
     how = options(server, fields, tokens=tokens, logprobs=top)
-    form = fields.value("response_format")
-    if form is not None and form != {"type": "text"}:
-        raise fields.refuse("response_format", '{"type": "text"}')
+    shape = form(fields, limits.tools)
     fields.done()
     server.expect_room(count)
     await server.warm()
-    prompt = await server.work(_prompt, server.engine.tokenizer, messages)
+    if shape.grammar is not None:
+        await server.work(server.engine.prepare, shape.grammar)
+        how["grammar"] = shape.grammar
+    prompt = await server.work(prompt_of, server.engine.tokenizer, messages, shape.tools)
     asked = Asked(
         model=fields.text("model"),
         prompts=[prompt],
@@ -49,7 +52,7 @@ async def chat(request: Request) -> Response:
         stream=stream,
         usage=with_usage,
     )
-    writer = Writer(server, asked, logprobs=wanted)
+    writer = Writer(server, asked, shape, logprobs=wanted)
     if stream:
         stack = contextlib.AsyncExitStack()
         replies = await stack.enter_async_context(started(server, asked))
@@ -57,42 +60,11 @@ async def chat(request: Request) -> Response:
     return JSONResponse(await unless_gone(request, writer.answer()))
 
 
-def _messages(fields: Fields, most: int) -> list[dict[str, str]]:
-    given = fields.value("messages")
-    if not isinstance(given, list) or not given:
-        raise fields.refuse("messages", "a list of messages, at least one")
-    if len(given) > most:
-        raise Refusal(f"messages has {len(given)} items, expected at most {most}", field="messages")
-    return [_message(at, item) for at, item in enumerate(given)]
-
-
-def _message(at: int, item: object) -> dict[str, str]:
-    name = f"messages[{at}]"
-    if not isinstance(item, dict):
-        raise Refusal(f"{name} is not an object", field=name)
-    fields = Fields(item)
-    role, content = fields.text("role"), fields.value("content")
-    if role not in ("system", "developer", "user", "assistant"):
-        raise Refusal(f"{name}.role is not one of system, developer, user, assistant", field=name)
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, list) or not all(isinstance(part, dict) and part.get("type") == "text" for part in parts):
-        raise Refusal(f"{name}.content is not a string or a list of parts of type text", field=name)
-    text = "".join(Fields(part).text("text") for part in parts)
-    fields.value("name")
-    fields.done()
-    return {"role": "system" if role == "developer" else role, "content": text}
-
-
-def _prompt(tokenizer: Tokenizer, messages: list[dict[str, str]]) -> list[int]:
-    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-    return tokenizer.encode(text, add_special_tokens=False).ids
-
-
 class Writer:
     """Writes choices as OpenAI has them."""
 
-    def __init__(self, server: Server, asked: Asked, *, logprobs: bool) -> None:
-        self.server, self.asked, self.logprobs = server, asked, logprobs
+    def __init__(self, server: Server, asked: Asked, form: Form, *, logprobs: bool) -> None:
+        self.server, self.asked, self.form, self.logprobs = server, asked, form, logprobs
         self.decode = server.engine.tokenizer.decode
 
     async def answer(self) -> dict[str, Any]:
@@ -109,10 +81,12 @@ class Writer:
             tops = completion.top_logprobs or [[]] * len(completion.tokens)
             each = zip(completion.tokens, completion.logprobs.tolist(), tops, strict=True)
             logprobs = {"content": [self._told(*token) for token in each]}
+        calls = self.form.calls(completion.text)
+        said = {"content": completion.text} if calls is None else {"content": None, "tool_calls": calls}
         return {
             "index": at,
-            "message": {"role": "assistant", "content": completion.text},
-            "finish_reason": FINISH[completion.finish_reason],
+            "message": {"role": "assistant", **said},
+            "finish_reason": FINISH[completion.finish_reason] if calls is None else "tool_calls",
             "logprobs": logprobs,
         }
 
@@ -120,7 +94,7 @@ class Writer:
         """The same, piece by piece."""
         start, written = head("chat.completion.chunk", self.asked, "chatcmpl"), 0
 
-        def chunk(at: int, delta: dict[str, str], finish: str | None = None, logprobs: Any = None) -> dict[str, Any]:
+        def chunk(at: int, delta: dict[str, Any], finish: str | None = None, logprobs: Any = None) -> dict[str, Any]:
             choice = {"index": at, "delta": delta, "finish_reason": finish, "logprobs": logprobs}
             return {**start, "choices": [choice]}
 
@@ -132,10 +106,17 @@ class Writer:
                 told = None
                 if self.logprobs:
                     told = {"content": [self._told(event.id, event.logprob, event.top_logprobs)]}
-                if event.text or told:
-                    yield chunk(at, {"content": event.text}, logprobs=told)
+                # Whether a text is a call shows at its end.
+                text = "" if self.form.tools else event.text
+                if text or told:
+                    yield chunk(at, {"content": text}, logprobs=told)
             else:
-                yield chunk(at, {}, FINISH[event.finish_reason])
+                calls = self.form.calls(event.text)
+                if calls is not None:
+                    yield chunk(at, {"tool_calls": [{"index": n, **call} for n, call in enumerate(calls)]})
+                elif self.form.tools:
+                    yield chunk(at, {"content": event.text})
+                yield chunk(at, {}, FINISH[event.finish_reason] if calls is None else "tool_calls")
         if self.asked.usage:
             yield {**start, "choices": [], "usage": usage(self.asked, written)}
 

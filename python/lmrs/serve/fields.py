@@ -15,9 +15,9 @@ HARMLESS = frozenset({"user", "metadata", "store", "service_tier", "safety_ident
 """Fields of OpenAI's API that change nothing here."""
 
 NEUTRAL: dict[str, Any] = {
+    "suffix": "",
     "tools": [],
     "tool_choice": "none",
-    "suffix": "",
 }
 """Fields of OpenAI's API that are not offered, with the value that asks for nothing: clients send it unasked."""
 

@@ -9,9 +9,9 @@ class Limits:
 
     ``header_bytes`` and ``body_bytes`` of a request and ``body_seconds`` to send it; ``prompts`` in it, ``choices`` (n,
     best_of) of each, ``tokens`` of each completion, ``logprobs`` a token, ``stops``; ``texts`` to embed, rerank, score
-    or tokenize, and ``messages`` of a conversation. ``requests`` completions run or wait at once, ``work`` calls of the
-    other kinds; ``seconds`` are the time a completion has, after which it ends as it is. ``retry_seconds`` is what one
-    turned away is told to wait.
+    or tokenize, ``messages`` of a conversation and ``tools`` of it. ``requests`` completions run or wait at once,
+    ``work`` calls of the other kinds; ``seconds`` are the time a completion has, after which it ends as it is.
+    ``retry_seconds`` is what one turned away is told to wait.
     """
 
     header_bytes: int = 32 << 10
@@ -24,6 +24,7 @@ class Limits:
     stops: int = 16
     texts: int = 512
     messages: int = 512
+    tools: int = 128
     requests: int = 256
     work: int = 64
     seconds: float = 600.0

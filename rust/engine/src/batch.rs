@@ -64,9 +64,10 @@ impl Packing {
         self.segments.extend_from_slice(segments);
     }
 
-    /// Asks for the logits of the last row.
-    pub fn select_last(&mut self) {
-        self.select.push(self.ids.len() as i32 - 1);
+    /// Asks for the logits of the last `count` rows.
+    pub fn select_last(&mut self, count: usize) {
+        let stop = self.ids.len() as i32;
+        self.select.extend(stop - count as i32..stop);
     }
 
     /// The rows of each sequence.

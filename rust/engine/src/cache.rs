@@ -23,12 +23,16 @@ impl SequenceCache {
 
     /// What is held of the first `tokens` tokens; the blocks are shared.
     pub fn prefix(&self, tokens: usize) -> Self {
-        let mut slots = self.slots.clone();
-        for store in slots.values_mut() {
+        let mut prefix = self.clone();
+        prefix.truncate(tokens);
+        prefix
+    }
+
+    /// Forgets all tokens from number `tokens` on. Only of a decoder alone: what a decoder read of an encoder is in slots, too.
+    pub fn truncate(&mut self, tokens: usize) {
+        for store in self.slots.values_mut() {
             store.truncate(tokens);
         }
-        let kind = self.kind;
-        Self { kind, slots }
     }
 
     /// Memory held.

@@ -1,19 +1,19 @@
 //! The step loop: many requests of unequal length, packed into one batch a step.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lmrs_kernels::team;
 use lmrs_program::{Ragged, Spares};
 use lmrs_tensor::{Error, Result, Tensor};
 
 use crate::batch::Packing;
-use crate::cache::{BatchCache, SequenceCache};
+use crate::cache::BatchCache;
 use crate::generator::Generator;
 use crate::prefixes::Prefixes;
 use crate::request::{Completion, Finish, Request};
 use crate::scheduler::{Arrival, Id, Limits, Scheduler, Span};
-use crate::sequence::{Chosen, Sequence};
+use crate::sequence::{Chosen, Sequence, Written};
 
 /// Something that happened to a request in a step.
 #[derive(Debug)]
@@ -50,12 +50,12 @@ impl Progress {
 
 /// Requests being worked on, each by its own model. Dropping it, or removing a request, frees what they hold.
 pub struct Generation {
-    limits: Limits,
-    scheduler: Scheduler,
-    sequences: BTreeMap<Id, Sequence>,
+    pub(crate) limits: Limits,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) sequences: BTreeMap<Id, Sequence>,
     prefixes: Prefixes,
     next: Id,
-    spares: Spares,
+    pub(crate) spares: Spares,
 }
 
 impl Generation {
@@ -88,6 +88,7 @@ impl Generation {
             priority: request.priority,
             source,
             tokens,
+            beams: request.search.map_or(1, |search| search.beams),
         });
         let sequence = Sequence::new(Arc::clone(generator), request, most);
         self.sequences.insert(id, sequence);
@@ -96,7 +97,7 @@ impl Generation {
 
     /// Bytes that the keys and values of all requests take.
     pub fn cached_bytes(&self) -> usize {
-        self.sequences.values().map(|s| s.cache.bytes()).sum()
+        self.sequences.values().map(Sequence::bytes).sum()
     }
 
     /// Bytes that those of prompts kept for later take; blocks shared with a request count for both.
@@ -145,14 +146,20 @@ impl Generation {
             if sequence.generator.encoder.is_some() {
                 return 0;
             }
-            let found = prefixes.find(&sequence.generator, &sequence.tokens);
-            let (kept, cache) = found.unwrap_or((0, SequenceCache::new(sequence.generator.kv)));
-            sequence.cache = cache;
+            let generator = Arc::clone(&sequence.generator);
+            let mut lines = sequence.lines();
+            let [(tokens, cache)] = lines.as_mut_slice() else {
+                return 0;
+            };
+            let Some((kept, found)) = prefixes.find(&generator, tokens) else {
+                return 0;
+            };
+            **cache = found;
             kept
         });
         for id in &step.preempted {
             if let Some(sequence) = self.sequences.get_mut(id) {
-                sequence.cache = SequenceCache::new(sequence.generator.kv);
+                sequence.release();
             }
         }
         let room = self.limits.cached_tokens;
@@ -163,8 +170,9 @@ impl Generation {
             match self.compute(&generator, &spans) {
                 Ok(logits) => {
                     self.keep_prompts(&spans);
-                    self.choose(&spans, &logits, &mut progress);
+                    let going = self.choose(&spans, &logits, &mut progress);
                     self.spares.give(logits);
+                    self.draft(&going);
                 }
                 Err(error) => self.fail(&spans, &error, &mut progress),
             }
@@ -214,24 +222,25 @@ impl Generation {
     fn compute(&mut self, generator: &Generator, spans: &[Span]) -> Result<Tensor> {
         let lost = || Error::Internal("a span of a request that is not there".into());
         let memory = self.encode(generator, spans)?;
+        self.read_others(generator, spans)?;
         let mut packing = Packing::new();
+        let mut caches = Vec::with_capacity(spans.len());
+        let mut sequences: BTreeMap<Id, &mut Sequence> =
+            self.sequences.iter_mut().map(|(&id, s)| (id, s)).collect();
         for span in spans {
-            let sequence = self.sequences.get(&span.id).ok_or_else(lost)?;
-            let tokens = sequence.tokens.get(span.tokens.clone()).ok_or_else(lost)?;
-            packing.push(tokens, span.tokens.start);
-            if span.last {
-                packing.select_last();
+            let sequence = sequences.remove(&span.id).ok_or_else(lost)?;
+            sequence.drafts.truncate(span.drafts);
+            let drafts = sequence.drafts.clone();
+            for (tokens, cache) in sequence.lines() {
+                let tokens = tokens.get(span.tokens.clone()).ok_or_else(lost)?;
+                packing.push(&[tokens, &*drafts].concat(), span.tokens.start);
+                if span.last {
+                    packing.select_last(1 + drafts.len());
+                }
+                caches.push(cache);
             }
         }
-        let mut caches: BTreeMap<Id, &mut SequenceCache> = self
-            .sequences
-            .iter_mut()
-            .map(|(&id, sequence)| (id, &mut sequence.cache))
-            .collect();
-        let ours = spans
-            .iter()
-            .map(|span| caches.remove(&span.id).ok_or_else(lost));
-        let mut cache = BatchCache(ours.collect::<Result<_>>()?);
+        let mut cache = BatchCache(caches);
         let outputs = generator.logits.run(
             &packing.bindings(memory)?,
             Some(&mut cache),
@@ -253,12 +262,15 @@ impl Generation {
         let mut packing = Packing::new();
         let mut starts = vec![0];
         for span in spans {
-            if span.tokens.start == 0
-                && let Some(sequence) = self.sequences.get(&span.id)
-            {
-                packing.push(&sequence.request.prompt, 0);
+            let Some(sequence) = self.sequences.get(&span.id) else {
+                continue;
+            };
+            for _ in 0..sequence.count() {
+                if span.tokens.start == 0 {
+                    packing.push(&sequence.request.prompt, 0);
+                }
+                starts.push(packing.tokens());
             }
-            starts.push(packing.tokens());
         }
         let starts = Ragged::new(&starts)?;
         if packing.sequences() == 0 {
@@ -276,72 +288,97 @@ impl Generation {
     /// Keeps the prompts that were read to their end, for those that begin alike.
     fn keep_prompts(&mut self, spans: &[Span]) {
         for span in spans.iter().filter(|span| span.last) {
-            let Some(sequence) = self.sequences.get(&span.id) else {
+            if let Some(sequence) = self.sequences.get(&span.id)
+                && sequence.new == 0
+            {
+                keep(
+                    &mut self.prefixes,
+                    self.limits,
+                    sequence,
+                    sequence.tokens.len(),
+                );
+            }
+        }
+    }
+
+    /// The next tokens of each span that ends its sequence; the ids of those that go on.
+    fn choose(&mut self, spans: &[Span], logits: &Tensor, progress: &mut Vec<Progress>) -> Vec<Id> {
+        let width = logits.width().max(1);
+        let mut rows = logits.values::<f32>().unwrap_or_default();
+        let mut sequences: BTreeMap<Id, &mut Sequence> =
+            self.sequences.iter_mut().map(|(&id, s)| (id, s)).collect();
+        let mut work = Vec::with_capacity(spans.len());
+        for span in spans.iter().filter(|span| span.last) {
+            let Some(sequence) = sequences.remove(&span.id) else {
                 continue;
             };
-            if sequence.new == 0 && sequence.generator.encoder.is_none() {
-                let (generator, cache) = (&sequence.generator, &sequence.cache);
-                self.prefixes.keep(generator, &sequence.tokens, cache);
-            }
+            let count = sequence.count() * (1 + sequence.drafts.len()) * width;
+            let (own, rest) = rows.split_at_checked(count).unwrap_or_default();
+            rows = rest;
+            work.push((span.id, Mutex::new((sequence, own)), OnceLock::new()));
         }
-    }
-
-    /// The next token of each span that ends its sequence.
-    fn choose(&mut self, spans: &[Span], logits: &Tensor, progress: &mut Vec<Progress>) {
-        let width = logits.width().max(1);
-        let rows = logits
-            .values::<f32>()
-            .unwrap_or_default()
-            .chunks_exact(width);
-        let ending = spans.iter().filter(|span| span.last);
-        let rows: Vec<_> = ending
-            .filter_map(|span| self.sequences.get(&span.id).map(|s| (span.id, s)))
-            .zip(rows)
-            .collect();
-        let chosen: Vec<OnceLock<_>> = rows.iter().map(|_| OnceLock::new()).collect();
-        team::parallel(rows.len(), |at| {
-            if let (Some(((_, sequence), row)), Some(cell)) = (rows.get(at), chosen.get(at)) {
-                let _ = cell.set(sequence.choose(row));
+        team::parallel(work.len(), |at| {
+            if let Some((_, sequence, cell)) = work.get(at) {
+                let mut sequence = sequence.lock().unwrap_or_else(PoisonError::into_inner);
+                let (sequence, rows) = &mut *sequence;
+                let _ = cell.set(sequence.advance(rows, width));
             }
         });
-        let ids: Vec<Id> = rows.iter().map(|((id, _), _)| *id).collect();
-        for (id, cell) in ids.into_iter().zip(chosen) {
+        let written = work
+            .into_iter()
+            .map(|(id, _, cell)| (id, cell.into_inner()));
+        let written: Vec<_> = written.collect();
+        let mut going = Vec::with_capacity(written.len());
+        for (id, written) in written {
             let lost = || Err(Error::Internal("a token was not chosen".into()));
-            progress.extend(match cell.into_inner().unwrap_or_else(lost) {
-                Ok(chosen) => self.extend(id, chosen),
+            match written.unwrap_or_else(lost) {
+                Ok(written) => {
+                    if written.finish.is_none() {
+                        going.push(id);
+                    }
+                    self.tell(id, written, progress);
+                }
                 Err(error) => {
                     self.remove(id);
-                    Some(Progress::failed(id, error))
+                    progress.push(Progress::failed(id, error));
                 }
-            });
+            }
         }
+        going
     }
 
-    /// Appends a token to a request, which may end with it.
-    fn extend(&mut self, id: Id, chosen: Chosen) -> Option<Progress> {
-        let sequence = self.sequences.get_mut(&id)?;
-        let (piece, finish) = sequence.extend(&chosen);
-        let outcome = match finish {
+    /// Tells of what a request has written, and ends it if that was the last.
+    fn tell(&mut self, id: Id, written: Written, progress: &mut Vec<Progress>) {
+        let Some(sequence) = self.sequences.get_mut(&id) else {
+            return;
+        };
+        let lines = sequence.count();
+        let outcome = match written.finish {
             None => {
-                self.scheduler.grow(id);
+                self.scheduler.fork(id, lines);
+                let right = written.tokens.len().saturating_sub(1);
+                self.scheduler.grow(id, right);
                 None
             }
             Some(finish) => {
-                if let Some((_, read)) = sequence.tokens.split_last()
-                    && sequence.generator.encoder.is_none()
-                {
-                    let (generator, cache) = (&sequence.generator, &sequence.cache);
-                    self.prefixes.keep(generator, read, cache);
-                }
-                Some(Ok(self.take(id)?.complete(finish)))
+                let read = sequence.tokens.len().saturating_sub(1);
+                keep(&mut self.prefixes, self.limits, sequence, read);
+                self.take(id).map(|sequence| Ok(sequence.complete(finish)))
             }
         };
-        Some(Progress {
-            id,
+        let event = |(chosen, piece)| Progress {
             piece,
             chosen: Some(chosen),
-            outcome,
-        })
+            ..Progress::nothing(id)
+        };
+        let mut events: Vec<Progress> = written.tokens.into_iter().map(event).collect();
+        if outcome.is_some() && events.is_empty() {
+            events.push(Progress::nothing(id));
+        }
+        if let Some(last) = events.last_mut() {
+            last.outcome = outcome;
+        }
+        progress.extend(events);
     }
 
     /// Ends the requests of `spans`, which were computed together.
@@ -353,5 +390,16 @@ impl Generation {
                 Error::Internal(error.to_string()),
             ));
         }
+    }
+}
+
+/// Keeps the first `read` tokens of `sequence`, which it has computed, for those that begin alike.
+fn keep(prefixes: &mut Prefixes, limits: Limits, sequence: &Sequence, read: usize) {
+    let plain = sequence.generator.encoder.is_none() && sequence.beams.is_none();
+    if let Some(tokens) = sequence.tokens.get(..read)
+        && plain
+        && limits.share_prefixes
+    {
+        prefixes.keep(&sequence.generator, tokens, &sequence.cache);
     }
 }

@@ -1,5 +1,6 @@
 //! A model that writes, as the step loop needs it.
 
+use std::fmt;
 use std::sync::Arc;
 
 use lmrs_kernels::attention::KvType;
@@ -36,6 +37,15 @@ pub struct Encoder {
     pub start: u32,
 }
 
+impl fmt::Debug for Generator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Generator");
+        shown
+            .field("vocabulary", &self.vocabulary)
+            .finish_non_exhaustive()
+    }
+}
+
 impl Generator {
     /// Fails if `request` is not one that this model can answer within `limits`; else the most tokens that its decoder may come
     /// to: to the end of the context, or of the cache.
@@ -52,6 +62,31 @@ impl Generator {
             let range = format!("0 to {}", self.vocabulary);
             return Err(Error::input("top_logprobs", &request.top_logprobs, range));
         }
+        if let Some(search) = &request.search {
+            search.check(request, self.vocabulary)?;
+        }
+        if let Some(guidance) = &request.guidance {
+            let other = "negative prompt";
+            check_ids(other, &guidance.negative, self.vocabulary, self.context)?;
+            if !(0.0..=100.0).contains(&guidance.scale) {
+                return Err(Error::input("guidance", &guidance.scale, "0 to 100"));
+            }
+            if self.encoder.is_some() {
+                let expected = "none with an encoder-decoder";
+                return Err(Error::input("guidance", &guidance.scale, expected));
+            }
+        }
+        if let Some(drafter) = &request.drafter
+            && (drafter.vocabulary != self.vocabulary || drafter.encoder.is_some())
+        {
+            let expected = format!("a decoder of {} tokens, like the model's", self.vocabulary);
+            let vocabulary = drafter.vocabulary;
+            return Err(Error::input(
+                "vocabulary of the draft model",
+                &vocabulary,
+                expected,
+            ));
+        }
         if self.detokenizer.is_none() && !request.stop.is_empty() {
             return Err(Error::input(
                 "stop",
@@ -59,14 +94,22 @@ impl Generator {
                 "a tokenizer to find it with, or no stop string",
             ));
         }
-        let (prompt, room) = (request.prompt.len(), limits.cached_tokens);
+        let beams = request.search.map_or(1, |search| search.beams);
+        if beams > limits.sequences {
+            let expected = format!("at most the engine's sequences, {}", limits.sequences);
+            return Err(Error::input("beams", &beams, expected));
+        }
+        let (prompt, room) = (request.prompt.len(), limits.cached_tokens / beams);
         if prompt >= room {
             let expected = format!("fewer than the cache has room for, {room} tokens");
             return Err(Error::input("length of prompt", &prompt, expected));
         }
         // The last token is not cached.
         let room = room + 1 - self.encoder.as_ref().map_or(0, |_| prompt);
-        Ok(self.context.map_or(room, |context| context.min(room)))
+        let most = self.context.map_or(room, |context| context.min(room));
+        // A negative prompt grows by the same tokens.
+        let other = request.guidance.as_ref().map_or(0, |g| g.negative.len());
+        Ok(most.saturating_sub(other.saturating_sub(prompt)))
     }
 
     /// Memory that the keys and values of one token take, in bytes: of a cache that is full to the end of its blocks.

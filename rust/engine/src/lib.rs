@@ -12,10 +12,14 @@
 )]
 
 mod batch;
+mod beams;
+mod beside;
 mod cache;
 mod embed;
 mod generation;
 mod generator;
+mod grammar;
+mod lookup;
 mod prefix;
 mod prefixes;
 mod request;
@@ -24,13 +28,16 @@ mod scheduler;
 mod score;
 mod sequence;
 mod service;
+mod side;
 mod stop;
 mod text;
 
+pub use beams::{Beam, EarlyStopping, Search};
 pub use embed::{Segmented, embed};
 pub use generation::{Generation, Progress};
 pub use generator::{Encoder, Generator};
-pub use request::{Completion, Finish, Request, check_ids};
+pub use grammar::{Grammar, Grammars, Notation};
+pub use request::{Completion, Finish, Guidance, Request, check_ids};
 pub use sampling::{Past, Sampling};
 pub use scheduler::{Arrival, Id, Limits, Scheduler, Span, Step};
 pub use score::{Window, score, score_sharing};

@@ -1,7 +1,12 @@
 //! What is asked of the engine and what comes back.
 
+use std::sync::Arc;
+
 use lmrs_tensor::{Error, Result};
 
+use crate::beams::{Beam, Search};
+use crate::generator::Generator;
+use crate::grammar::Grammar;
 use crate::sampling::Sampling;
 use crate::stop::StopStrings;
 
@@ -22,6 +27,25 @@ pub struct Request {
     pub priority: i32,
     /// How many of the likeliest tokens to tell of in the place of each.
     pub top_logprobs: usize,
+    /// Whether to search for the likeliest text instead of the likeliest token after token.
+    pub search: Option<Search>,
+    /// What the text must be.
+    pub grammar: Option<Grammar>,
+    /// How many tokens to guess ahead; they are computed together, and what is chosen is the same.
+    pub drafts: usize,
+    /// Who guesses; without it what followed the same tokens before.
+    pub drafter: Option<Arc<Generator>>,
+    /// A text to keep away from, and how far.
+    pub guidance: Option<Guidance>,
+}
+
+/// Classifier-free guidance: what is written is what follows the prompt, less what follows another.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Guidance {
+    /// The other prompt.
+    pub negative: Vec<u32>,
+    /// 1 leaves all as it is. 0 to 100.
+    pub scale: f64,
 }
 
 /// Why a completion ended.
@@ -62,6 +86,8 @@ pub struct Completion {
     pub top: Vec<Vec<(u32, f32)>>,
     /// Why there are no more.
     pub finish: Finish,
+    /// All texts that a search found, the best, which this is, first.
+    pub beams: Vec<Beam>,
 }
 
 /// Fails unless there is an id, each is below `vocabulary`, and there are no more than `context`.

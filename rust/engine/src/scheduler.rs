@@ -17,6 +17,8 @@ pub struct Limits {
     /// Tokens that all running sequences together may hold in the cache. A sequence that runs alone may hold more; it is for the
     /// caller to end one that would.
     pub cached_tokens: usize,
+    /// Whether the keys and values of prompts are kept for others that begin alike.
+    pub share_prefixes: bool,
 }
 
 impl Default for Limits {
@@ -25,6 +27,7 @@ impl Default for Limits {
             step_tokens: 512,
             sequences: 64,
             cached_tokens: 1 << 17,
+            share_prefixes: true,
         }
     }
 }
@@ -38,6 +41,8 @@ pub struct Span {
     pub tokens: Range<usize>,
     /// Whether they are the last it has, so that the next one is chosen after this step.
     pub last: bool,
+    /// Guesses at what follows them, computed in the same step.
+    pub drafts: usize,
 }
 
 /// What to do next.
@@ -60,6 +65,8 @@ pub struct Arrival {
     pub source: usize,
     /// Tokens there are.
     pub tokens: usize,
+    /// Sequences it may come to, which all go on from these tokens: the beams of a search, else 1.
+    pub beams: usize,
 }
 
 /// By priority, then by arrival.
@@ -71,8 +78,13 @@ struct Job {
     id: Id,
     source: usize,
     tokens: usize,
-    /// Tokens computed.
+    /// Tokens computed, of each of its sequences.
     done: usize,
+    /// Sequences that it may come to, and those that there are.
+    beams: usize,
+    lines: usize,
+    /// Guesses at what follows the last token.
+    drafts: usize,
 }
 
 impl Job {
@@ -87,7 +99,7 @@ impl Job {
 
     /// What it holds in the cache when all its tokens are computed.
     fn held(&self) -> usize {
-        self.source + self.tokens
+        self.beams * (self.source + self.tokens) + self.drafts
     }
 }
 
@@ -120,6 +132,9 @@ impl Scheduler {
             source: arrival.source,
             tokens: arrival.tokens,
             done: 0,
+            beams: arrival.beams.max(1),
+            lines: 1,
+            drafts: 0,
         };
         self.waiting.insert(rank, job);
     }
@@ -136,24 +151,33 @@ impl Scheduler {
         }
         self.admit(&mut kept, &mut step);
         let mut left = self.limits.step_tokens.max(1);
-        for job in self.running.values_mut() {
-            if left > 0 && job.pending() == 1 && !job.reads() {
-                step.spans.push(advance(job, 1, &mut left));
+        let writing = |job: &&mut Job| job.pending() == 1 && !job.reads();
+        let mut behind = self.running.values_mut().filter(writing).count();
+        for job in self.running.values_mut().filter(writing) {
+            behind -= 1;
+            if left < job.lines && !step.spans.is_empty() {
+                break;
             }
+            // Guesses take nothing from those that only want a token.
+            job.drafts = job.drafts.min(left.saturating_sub(job.lines + behind));
+            left = left.saturating_sub(job.drafts);
+            step.spans.push(advance(job, 1, &mut left));
         }
         let mut behind = self.running.values().filter(|job| job.reads()).count();
         for job in self.running.values_mut().filter(|job| job.reads()) {
             behind -= 1;
-            if left == 0 {
+            if left == 0 || (left < job.lines && !step.spans.is_empty()) {
                 break;
             }
             if job.done == 0 && job.source > 0 {
-                if job.source >= left && !step.spans.is_empty() {
+                let source = job.source * job.lines;
+                if source + job.lines > left && !step.spans.is_empty() {
                     break;
                 }
                 // The source may take the whole step, but it is of no use without a first token.
-                left = left.saturating_sub(job.source).max(1);
+                left = left.saturating_sub(source).max(1);
             }
+            job.drafts = 0;
             let most = if behind > 0 { left.div_ceil(2) } else { left };
             step.spans.push(advance(job, most, &mut left));
         }
@@ -164,9 +188,10 @@ impl Scheduler {
     fn admit(&mut self, kept: &mut impl FnMut(Id) -> usize, step: &mut Step) {
         let mut held = self.held();
         while let Some((&rank, job)) = self.waiting.first_key_value() {
-            let seat = self.running.len() < self.limits.sequences.max(1);
+            let seats: usize = self.running.values().map(|job| job.beams).sum();
+            let seat = self.running.is_empty() || seats + job.beams <= self.limits.sequences;
             // Room for a token of each that runs, lest it be preempted at once.
-            let grown = held + job.held() + self.running.len();
+            let grown = held + job.held() + seats;
             let room = self.running.is_empty() || grown <= self.limits.cached_tokens;
             if seat && room {
                 if let Some(mut job) = self.waiting.remove(&rank) {
@@ -188,7 +213,7 @@ impl Scheduler {
 
     fn preempt_last(&mut self, step: &mut Step) {
         if let Some((rank, mut job)) = self.running.pop_last() {
-            job.done = 0;
+            (job.done, job.drafts) = (0, 0);
             step.preempted.push(job.id);
             self.waiting.insert(rank, job);
         }
@@ -199,12 +224,32 @@ impl Scheduler {
         self.running.values().map(Job::held).sum()
     }
 
-    /// Request `id` got its next token.
-    pub fn grow(&mut self, id: Id) {
-        let rank = self.ranks.get(&id);
-        if let Some(job) = rank.and_then(|rank| self.running.get_mut(rank)) {
-            job.tokens += 1;
+    /// Request `id` got its next token, after as many of its guesses as were `right`.
+    pub fn grow(&mut self, id: Id, right: usize) {
+        if let Some(job) = self.job(id) {
+            job.tokens += right + 1;
+            job.done += right;
+            job.drafts = 0;
         }
+    }
+
+    /// Has `count` guesses computed with the last token of request `id`.
+    pub fn draft(&mut self, id: Id, count: usize) {
+        if let Some(job) = self.job(id) {
+            job.drafts = count;
+        }
+    }
+
+    /// Request `id` goes on as so many sequences.
+    pub fn fork(&mut self, id: Id, lines: usize) {
+        if let Some(job) = self.job(id) {
+            job.lines = lines.max(1);
+        }
+    }
+
+    fn job(&mut self, id: Id) -> Option<&mut Job> {
+        let rank = self.ranks.get(&id)?;
+        self.running.get_mut(rank)
     }
 
     /// Request `id` is over, whether it ran or waited.
@@ -232,12 +277,14 @@ impl Scheduler {
 }
 
 fn advance(job: &mut Job, most: usize, left: &mut usize) -> Span {
-    let stop = job.done + job.pending().min(most).min(*left);
-    *left -= stop - job.done;
+    let room = (*left).min(most) / job.lines;
+    let stop = job.done + job.pending().min(room.max(1));
+    *left = left.saturating_sub((stop - job.done) * job.lines);
     let tokens = std::mem::replace(&mut job.done, stop)..stop;
     Span {
         id: job.id,
         tokens,
         last: stop == job.tokens,
+        drafts: job.drafts,
     }
 }

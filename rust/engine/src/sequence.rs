@@ -3,12 +3,16 @@
 use std::sync::Arc;
 
 use lmrs_logprob::token_logprob;
-use lmrs_tensor::Result;
+use lmrs_tensor::{Error, Result};
 
+use crate::beams::Beams;
 use crate::cache::SequenceCache;
 use crate::generator::Generator;
+use crate::grammar::{Grammar, Match};
+use crate::lookup;
 use crate::request::{Completion, Finish, Request};
-use crate::sampling::{Past, likeliest};
+use crate::sampling::{Past, guided, likeliest};
+use crate::side::Side;
 use crate::text::Text;
 
 /// A token that was chosen.
@@ -22,14 +26,32 @@ pub struct Chosen {
     pub top: Vec<(u32, f32)>,
 }
 
+/// What a step added to a request.
+#[derive(Default)]
+pub struct Written {
+    /// Each new token and the text that became certain with it.
+    pub tokens: Vec<(Chosen, String)>,
+    /// Why no more follow.
+    pub finish: Option<Finish>,
+}
+
 /// A request and what has come of it.
 pub struct Sequence {
     pub generator: Arc<Generator>,
     pub request: Request,
-    /// What the decoder has seen and will see: the prompt (or the start token) and the tokens chosen.
+    /// What the decoder has seen and will see: the prompt (or the start token) and the tokens chosen. With beams, the prompt.
     pub tokens: Vec<u32>,
     pub new: usize,
     pub cache: SequenceCache,
+    /// What may follow `tokens`, to be computed with their last.
+    pub drafts: Vec<u32>,
+    /// What a draft model has read.
+    pub draft: Side,
+    /// What was read of the negative prompt and the tokens chosen, and the logits after it.
+    pub other: Side,
+    pub other_logits: Vec<f32>,
+    pub beams: Option<Beams>,
+    grammar: Option<Match>,
     /// The most tokens it may come to.
     most: usize,
     logprobs: Vec<f32>,
@@ -45,9 +67,19 @@ impl Sequence {
             None => (request.prompt.clone(), &request.prompt),
         };
         let pieces = generator.detokenizer.as_ref().map(|d| d.after(read));
+        let cache = SequenceCache::new(generator.kv);
+        let room = request.max_tokens.min(most - tokens.len().min(most));
+        let search = request.search.filter(|search| search.beams > 1);
+        let drafter = request.drafter.as_ref().unwrap_or(&generator);
         Self {
             text: Text::new(pieces, request.stop.clone()),
-            cache: SequenceCache::new(generator.kv),
+            beams: search.map(|search| Beams::new(search, tokens.clone(), cache.clone(), room)),
+            grammar: request.grammar.as_ref().map(Grammar::start),
+            draft: Side::new(drafter.kv),
+            other: Side::new(generator.kv),
+            other_logits: Vec::new(),
+            drafts: Vec::new(),
+            cache,
             tokens,
             most,
             new: 0,
@@ -58,20 +90,130 @@ impl Sequence {
         }
     }
 
-    /// The next token.
-    pub fn choose(&self, logits: &[f32]) -> Result<Chosen> {
-        let Request {
-            sampling,
-            top_logprobs,
-            ..
-        } = &self.request;
+    /// Each text that goes on, and its cache.
+    pub fn lines(&mut self) -> Vec<(&[u32], &mut SequenceCache)> {
+        match &mut self.beams {
+            Some(beams) => {
+                let lines = beams.lines.iter_mut();
+                lines.map(|line| (&*line.tokens, &mut line.cache)).collect()
+            }
+            None => vec![(&*self.tokens, &mut self.cache)],
+        }
+    }
+
+    /// How many texts go on.
+    pub fn count(&self) -> usize {
+        self.beams.as_ref().map_or(1, |beams| beams.lines.len())
+    }
+
+    /// Memory of keys and values.
+    pub fn bytes(&self) -> usize {
+        let lines = self.beams.iter().flat_map(|beams| &beams.lines);
+        let lines: usize = lines.map(|line| line.cache.bytes()).sum();
+        self.cache.bytes() + self.draft.bytes() + self.other.bytes() + lines
+    }
+
+    /// Gives up what it holds in the cache.
+    pub fn release(&mut self) {
+        let empty = || SequenceCache::new(self.generator.kv);
+        self.cache = empty();
+        for line in self.beams.iter_mut().flat_map(|beams| &mut beams.lines) {
+            line.cache = empty();
+        }
+        self.drafts.clear();
+        self.draft = Side::new(self.draft.kind());
+        self.other = Side::new(self.generator.kv);
+    }
+
+    /// Goes on by `logits`, a row for the last token and a row for each draft that was computed with it, or a row a line.
+    pub fn advance(&mut self, logits: &[f32], width: usize) -> Result<Written> {
+        if let Some(beams) = &mut self.beams {
+            beams.advance(logits, width, &self.request)?;
+            let finish = beams.is_over().then_some(Finish::Eos);
+            return Ok(Written {
+                tokens: Vec::new(),
+                finish,
+            });
+        }
+        if logits.is_empty() {
+            return Err(Error::Internal("a sequence without logits".into()));
+        }
+        let mut written = Written::default();
+        let drafts = std::mem::take(&mut self.drafts);
+        for (at, row) in logits.chunks_exact(width.max(1)).enumerate() {
+            let chosen = self.choose(row)?;
+            let guessed = drafts.get(at) == Some(&chosen.id);
+            let (piece, finish) = self.extend(&chosen)?;
+            written.tokens.push((chosen, piece));
+            written.finish = finish;
+            if finish.is_some() || !guessed {
+                break;
+            }
+        }
+        if !drafts.is_empty() {
+            self.cache.truncate(self.tokens.len() - 1);
+        }
+        Ok(written)
+    }
+
+    /// How many guesses at what follows are of use.
+    pub fn wanted_drafts(&self) -> usize {
+        if self.beams.is_some()
+            || self.request.guidance.is_some()
+            || self.generator.encoder.is_some()
+        {
+            return 0;
+        }
+        let context = self
+            .request
+            .drafter
+            .as_ref()
+            .and_then(|drafter| drafter.context);
+        let most = self.most.min(context.unwrap_or(usize::MAX));
+        let room = self.request.max_tokens.saturating_sub(self.new);
+        let room = room.min(most.saturating_sub(self.tokens.len()));
+        self.request.drafts.min(room.saturating_sub(1))
+    }
+
+    /// Guesses at what follows by what is there.
+    pub fn look_up(&mut self) {
+        self.drafts = lookup::guesses(&self.tokens, self.wanted_drafts());
+    }
+
+    /// What the draft model would choose after `guessed`, by its `logits`.
+    pub fn guess(&self, logits: &[f32], guessed: &[u32]) -> Option<u32> {
+        let tokens = [&*self.tokens, guessed].concat();
         let past = Past {
+            tokens: &tokens,
+            written: self.new + guessed.len(),
+            ..self.past()
+        };
+        self.request.sampling.choose(logits, &past, None).ok()
+    }
+
+    fn past(&self) -> Past<'_> {
+        Past {
             tokens: &self.tokens,
             written: self.new,
             max_tokens: self.request.max_tokens,
             eos: &self.request.eos,
-        };
-        let id = sampling.choose(logits, &past, None)?;
+        }
+    }
+
+    /// The next token.
+    fn choose(&self, logits: &[f32]) -> Result<Chosen> {
+        let Request {
+            sampling,
+            top_logprobs,
+            guidance,
+            ..
+        } = &self.request;
+        let allowed = self.grammar.as_ref().map(Match::allowed).transpose()?;
+        let steered = guidance
+            .as_ref()
+            .map(|guidance| guided(logits, &self.other_logits, guidance.scale));
+        let scores = steered.as_deref().unwrap_or(logits);
+        let id = sampling.choose(scores, &self.past(), allowed.as_deref())?;
         Ok(Chosen {
             id,
             logprob: token_logprob(logits, id as usize),
@@ -80,7 +222,7 @@ impl Sequence {
     }
 
     /// Appends a token; the new text, and why it is the last if it is.
-    pub fn extend(&mut self, chosen: &Chosen) -> (String, Option<Finish>) {
+    fn extend(&mut self, chosen: &Chosen) -> Result<(String, Option<Finish>)> {
         let token = chosen.id;
         self.tokens.push(token);
         self.new += 1;
@@ -94,9 +236,13 @@ impl Sequence {
         } else {
             self.text.push(token).to_owned()
         };
+        let complete = match &mut self.grammar {
+            Some(grammar) if !ended => grammar.push(token)?,
+            _ => false,
+        };
         let finish = if ended {
             Some(Finish::Eos)
-        } else if self.text.stopped() {
+        } else if self.text.stopped() || complete {
             Some(Finish::Stop)
         } else if self.new >= self.request.max_tokens || self.tokens.len() >= self.most {
             Some(Finish::Length)
@@ -106,7 +252,7 @@ impl Sequence {
         if finish.is_some() {
             piece.push_str(self.text.finish());
         }
-        (piece, finish)
+        Ok((piece, finish))
     }
 
     /// The text that was held back, when no token follows.
@@ -116,6 +262,32 @@ impl Sequence {
 
     /// The whole, which ends because of `finish`.
     pub fn complete(mut self, finish: Finish) -> Completion {
+        let beams = self.beams.take().map(Beams::into_done).unwrap_or_default();
+        if let Some(best) = beams.first() {
+            let ended = best
+                .tokens
+                .last()
+                .is_some_and(|last| self.request.eos.contains(last));
+            let written = best
+                .tokens
+                .split_at(best.tokens.len() - usize::from(ended))
+                .0;
+            for &token in written {
+                self.text.push(token);
+            }
+            self.text.finish();
+            return Completion {
+                tokens: best.tokens.clone(),
+                logprobs: best.logprobs.clone(),
+                text: self.text.into_string(),
+                top: self.top,
+                finish: match finish {
+                    Finish::Eos if !ended => Finish::Length,
+                    finish => finish,
+                },
+                beams,
+            };
+        }
         let tokens = self.tokens.split_off(self.tokens.len() - self.new);
         Completion {
             text: self.text.into_string(),
@@ -123,6 +295,7 @@ impl Sequence {
             logprobs: self.logprobs,
             top: self.top,
             finish,
+            beams,
         }
     }
 }

@@ -74,6 +74,7 @@ fn request() -> impl Strategy<Value = Request> {
             })
             .unwrap(),
             eos: vec![5],
+            drafts: s.1 % 4,
             ..Request::default()
         }
     })
@@ -140,7 +141,7 @@ proptest! {
     ) {
         let generator = generator();
         let alone: Vec<_> = requests.iter().flat_map(|r| run(&generator, std::slice::from_ref(r), Limits::default())).collect();
-        let together = run(&generator, &requests, Limits { step_tokens, sequences, cached_tokens });
+        let together = run(&generator, &requests, Limits { step_tokens, sequences, cached_tokens, ..Limits::default() });
         prop_assert_eq!(&alone, &together);
         for ((completion, pieces), request) in alone.iter().zip(&requests) {
             prop_assert_eq!(&completion.text, pieces);

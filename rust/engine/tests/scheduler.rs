@@ -16,6 +16,10 @@ struct Coming {
     new: usize,
     /// Tokens of the prompt that were read before.
     kept: usize,
+    /// Sequences it becomes when its prompt is read.
+    beams: usize,
+    /// Guesses after each token; half of them are right.
+    drafts: usize,
     /// The number of new tokens after which it is cancelled.
     cancelled: Option<usize>,
 }
@@ -23,7 +27,7 @@ struct Coming {
 impl Coming {
     /// The most it may hold in the cache.
     fn most(&self) -> usize {
-        self.source + self.prompt + self.new
+        self.beams * (self.source + self.prompt + self.new) + self.drafts
     }
 }
 
@@ -33,15 +37,18 @@ fn coming() -> impl Strategy<Value = Coming> {
         numbers,
         prop::option::weighted(0.2, 0..10_usize),
         0..60_usize,
+        (0..4_usize, 0..5_usize),
     )
         .prop_map(
-            |((step, prompt, new, kind, priority), cancelled, kept)| Coming {
+            |((step, prompt, new, kind, priority), cancelled, kept, (beams, drafts))| Coming {
                 step,
                 priority,
                 source: if kind == 0 { prompt } else { 0 },
                 prompt: if kind == 0 { 1 } else { prompt },
                 new,
                 kept: if kind == 0 { 0 } else { kept },
+                beams: beams.max(1),
+                drafts: if beams > 1 || kind == 0 { 0 } else { drafts },
                 cancelled,
             },
         )
@@ -71,6 +78,7 @@ fn simulate(mut requests: Vec<Coming>, limits: Limits) -> Result<Seen, TestCaseE
                 priority: a.priority,
                 source: a.source,
                 tokens: a.prompt,
+                beams: a.beams,
             });
             live.insert(id, (a, 0, 0));
         }
@@ -82,7 +90,11 @@ fn simulate(mut requests: Vec<Coming>, limits: Limits) -> Result<Seen, TestCaseE
         let mut starts: BTreeMap<Id, usize> = BTreeMap::new();
         let planned = scheduler.plan(|id| {
             let (a, _, new) = live[&id];
-            let kept = a.kept.min(a.prompt + new - 1);
+            let kept = if a.beams > 1 {
+                0
+            } else {
+                a.kept.min(a.prompt + new - 1)
+            };
             starts.insert(id, kept);
             kept
         });
@@ -96,10 +108,21 @@ fn simulate(mut requests: Vec<Coming>, limits: Limits) -> Result<Seen, TestCaseE
         }
         let spans = planned.spans;
         prop_assert_eq!(spans.is_empty(), live.is_empty());
-        let starting = |id: &Id, start: usize| if start == 0 { live[id].0.source } else { 0 };
+        let lines = |id: &Id| if live[id].2 > 0 { live[id].0.beams } else { 1 };
+        let starting = |id: &Id, start: usize| {
+            if start == 0 {
+                lines(id) * live[id].0.source
+            } else {
+                0
+            }
+        };
         let sources: usize = spans.iter().map(|s| starting(&s.id, s.tokens.start)).sum();
-        let total: usize = spans.iter().map(|s| s.tokens.len()).sum();
-        let oversized = sources >= limits.step_tokens && spans.len() == 1;
+        let total: usize = spans
+            .iter()
+            .map(|s| lines(&s.id) * s.tokens.len() + s.drafts)
+            .sum();
+        let least = spans.iter().map(|s| lines(&s.id)).max().unwrap_or(0);
+        let oversized = sources + least > limits.step_tokens && spans.len() == 1;
         prop_assert!(sources + total <= limits.step_tokens || oversized);
         prop_assert!(scheduler.running() <= limits.sequences);
         prop_assert!(scheduler.held() <= limits.cached_tokens || scheduler.running() == 1);
@@ -112,15 +135,20 @@ fn simulate(mut requests: Vec<Coming>, limits: Limits) -> Result<Seen, TestCaseE
             prop_assert!(!span.tokens.is_empty());
             *done = span.tokens.end;
             prop_assert_eq!(span.last, *done == a.prompt + *new);
+            prop_assert!(span.drafts == 0 || (span.last && *new > 0 && span.drafts <= a.drafts));
             if !span.last {
                 continue;
             }
-            *new += 1;
+            let right = (span.drafts / 2).min(a.new - *new - 1);
+            *done += right;
+            *new += 1 + right;
             if *new == a.new || a.cancelled.is_some_and(|at| *new > at) {
                 scheduler.remove(span.id);
                 live.remove(&span.id);
             } else {
-                scheduler.grow(span.id);
+                scheduler.fork(span.id, a.beams);
+                scheduler.grow(span.id, right);
+                scheduler.draft(span.id, a.drafts.min(a.new - *new));
             }
         }
     }
@@ -138,7 +166,7 @@ proptest! {
         limits in (1..40_usize, 1..8_usize, 1..200_usize),
     ) {
         let most = requests.iter().map(Coming::most).max().unwrap_or(0);
-        let limits = Limits { step_tokens: limits.0, sequences: limits.1, cached_tokens: limits.2.max(most) };
+        let limits = Limits { step_tokens: limits.0, sequences: limits.1, cached_tokens: limits.2.max(most), ..Limits::default() };
         simulate(requests, limits)?;
     }
 }
@@ -160,6 +188,8 @@ fn a_long_run_of_requests() {
                 prompt: 1 + draw(if at % 50 == 0 { 700 } else { 60 }),
                 new: 1 + draw(40),
                 kept: draw(30),
+                beams: 1 + draw(8) / 7 * draw(4),
+                drafts: 0,
                 cancelled: (draw(10) == 0).then(|| draw(20)),
             })
             .collect();
@@ -167,6 +197,7 @@ fn a_long_run_of_requests() {
             step_tokens: 64,
             sequences: 16,
             cached_tokens: 760,
+            ..Limits::default()
         };
         let seen =
             simulate(requests.clone(), limits).unwrap_or_else(|e| panic!("seed {seed}: {e}"));
@@ -187,14 +218,15 @@ fn a_higher_priority_takes_the_seat_of_a_lower_one() {
             priority,
             source: 0,
             tokens: 5,
+            beams: 1,
         });
     };
     add(&mut scheduler, 0, 0);
     assert_eq!(scheduler.plan(|_| 0).spans[0].id, 0);
-    scheduler.grow(0);
+    scheduler.grow(0, 0);
     add(&mut scheduler, 1, 0);
     assert_eq!(scheduler.plan(|_| 0).spans[0].tokens, 5..6);
-    scheduler.grow(0);
+    scheduler.grow(0, 0);
     add(&mut scheduler, 2, 1);
     let step = scheduler.plan(|_| 0);
     assert_eq!((step.preempted, step.spans[0].id), (vec![0], 2));
@@ -216,6 +248,7 @@ fn a_long_prompt_does_not_hold_up_a_short_one() {
             priority: 0,
             source: 0,
             tokens,
+            beams: 1,
         });
     }
     let spans = scheduler.plan(|_| 0).spans;

@@ -66,6 +66,7 @@ fn from_many_threads_each_gets_what_it_gets_alone() {
             step_tokens: 23,
             sequences: 5,
             cached_tokens: 300,
+            ..Limits::default()
         },
     ] {
         let service = Service::start(limits).unwrap();

@@ -5,7 +5,7 @@ use lmrs_tensor::{Error, Result, Tensor};
 use crate::fuse::{self, Action};
 use crate::op::Cache;
 use crate::panels::{Panels, Precision};
-use crate::{Bindings, Program, Spares, ValueId};
+use crate::{Bindings, Dim, Program, Spares, ValueId};
 
 /// The steps of a [`Program`], fused, with the place of every value's last use and the weights packed. It gives what the
 /// program gives, bit for bit where weights are held as they are.
@@ -60,6 +60,31 @@ impl Plan {
     /// Memory that the packed weights take, in bytes; plans of one model share what they have in common.
     pub fn bytes(&self) -> usize {
         self.panels.bytes()
+    }
+
+    /// Memory that the values of a run take at once at most, in bytes, if each stream has as many rows as `rows` says.
+    pub fn working_bytes(&self, rows: impl Fn(&str) -> usize) -> usize {
+        let bytes = |value: &ValueId| {
+            let meta = self.program.meta(*value);
+            let extent = |dim: &Dim| match dim {
+                Dim::Known(extent) => *extent,
+                Dim::Named(stream) => rows(stream),
+            };
+            let elements: usize = meta.dims.iter().map(extent).product();
+            elements * meta.dtype.size()
+        };
+        let (mut live, mut most) = (0_usize, 0_usize);
+        let mut computed = vec![false; self.program.values()];
+        for step in &self.steps {
+            for value in step.action.writes() {
+                computed[value.index()] = true;
+                live += bytes(&value);
+            }
+            most = most.max(live);
+            let left = step.last.iter().filter(|value| computed[value.index()]);
+            live -= left.map(bytes).sum::<usize>();
+        }
+        most
     }
 
     /// How many steps there are.

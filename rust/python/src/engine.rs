@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use lmrs_engine::{
     Completion, Detokenizer, Encoder, Generator, Id, Limits, Past, Pieces, Progress, Request,
-    Sampling, Segmented, Service, StopStrings, Window, check_ids,
+    Segmented, Service, Window, check_ids,
 };
 use lmrs_kernels::attention::KvType;
 use lmrs_tokenizers::{DecodeStream, Tokenizer};
@@ -14,81 +14,9 @@ use pyo3::prelude::*;
 
 use crate::error::{Failure, PyRes, bad_argument, detached, interruption};
 use crate::plan::PyPlan;
+use crate::request::{Asked, ids};
 use crate::tensor::PyTensor;
 use crate::tokenizer::PyTokenizer;
-
-/// What Python asks for; ids and counts are checked here, the rest by the engine.
-#[derive(FromPyObject)]
-#[pyo3(from_item_all)]
-pub struct Asked {
-    prompt: Vec<i64>,
-    max_tokens: i64,
-    temperature: f64,
-    top_k: i64,
-    top_p: f64,
-    min_p: f64,
-    typical_p: f64,
-    repetition_penalty: f64,
-    presence_penalty: f64,
-    frequency_penalty: f64,
-    logit_bias: Vec<(i64, f64)>,
-    no_repeat_ngram_size: i64,
-    bad_words: Vec<Vec<i64>>,
-    min_tokens: i64,
-    begin: Vec<i64>,
-    force_eos: bool,
-    seed: u64,
-    stop: Vec<String>,
-    eos: Vec<u32>,
-    priority: i32,
-    top_logprobs: i64,
-}
-
-impl TryFrom<Asked> for Request {
-    type Error = Failure;
-
-    fn try_from(asked: Asked) -> PyRes<Self> {
-        let count = |what, value: i64| {
-            usize::try_from(value).map_err(|_| bad_argument(what, &value, "0 or more"))
-        };
-        let top_k = count("top_k", asked.top_k)?;
-        let (biased, by): (Vec<i64>, Vec<f64>) = asked.logit_bias.into_iter().unzip();
-        let words = asked.bad_words.iter().map(|word| ids("bad_words", word));
-        Ok(Self {
-            prompt: ids("prompt", &asked.prompt)?,
-            max_tokens: count("max_tokens", asked.max_tokens)?,
-            sampling: Sampling {
-                temperature: asked.temperature,
-                top_k: (top_k > 0).then_some(top_k),
-                top_p: asked.top_p,
-                min_p: asked.min_p,
-                typical_p: asked.typical_p,
-                repetition_penalty: asked.repetition_penalty,
-                presence_penalty: asked.presence_penalty,
-                frequency_penalty: asked.frequency_penalty,
-                logit_bias: ids("logit_bias", &biased)?.into_iter().zip(by).collect(),
-                no_repeat_ngram_size: count("no_repeat_ngram_size", asked.no_repeat_ngram_size)?,
-                bad_words: words.collect::<PyRes<_>>()?,
-                min_tokens: count("min_tokens", asked.min_tokens)?,
-                begin: ids("begin", &asked.begin)?,
-                force_eos: asked.force_eos,
-                seed: asked.seed,
-            },
-            stop: StopStrings::new(asked.stop)?,
-            eos: asked.eos,
-            priority: asked.priority,
-            top_logprobs: count("top_logprobs", asked.top_logprobs)?,
-        })
-    }
-}
-
-fn ids(what: &str, values: &[i64]) -> PyRes<Vec<u32>> {
-    let id = |(at, &value): (usize, &i64)| {
-        let narrow = u32::try_from(value);
-        narrow.map_err(|_| bad_argument(&format!("{what}[{at}]"), &value, "a token id"))
-    };
-    values.iter().enumerate().map(id).collect()
-}
 
 /// Text by the tokenizer, special tokens left out.
 struct Native(Arc<Tokenizer>);
@@ -117,7 +45,16 @@ impl Pieces for NativePieces {
 }
 
 type Likeliest = Vec<(u32, f32)>;
-type Completed = (String, Vec<u32>, Vec<f32>, Vec<Likeliest>, &'static str);
+/// Tokens, their log-probabilities and the score of a text that a search found.
+type Found = (Vec<u32>, Vec<f32>, f64);
+type Completed = (
+    String,
+    Vec<u32>,
+    Vec<f32>,
+    Vec<Likeliest>,
+    &'static str,
+    Vec<Found>,
+);
 
 fn completed(completion: Completion) -> Completed {
     let Completion {
@@ -126,13 +63,15 @@ fn completed(completion: Completion) -> Completed {
         logprobs,
         top,
         finish,
+        beams,
     } = completion;
-    (text, tokens, logprobs, top, finish.name())
+    let beams = beams.into_iter().map(|b| (b.tokens, b.logprobs, b.score));
+    (text, tokens, logprobs, top, finish.name(), beams.collect())
 }
 
 /// A model that writes.
 #[pyclass(frozen, name = "Generator", module = "lmrs._rs")]
-pub struct PyGenerator(Arc<Generator>);
+pub struct PyGenerator(pub Arc<Generator>);
 
 #[pymethods]
 impl PyGenerator {
@@ -191,12 +130,18 @@ pub struct PyService(Service);
 #[pymethods]
 impl PyService {
     #[new]
-    #[pyo3(signature = (*, step_tokens, sequences, cached_tokens))]
-    fn new(step_tokens: usize, sequences: usize, cached_tokens: usize) -> PyRes<Self> {
+    #[pyo3(signature = (*, step_tokens, sequences, cached_tokens, share_prefixes))]
+    fn new(
+        step_tokens: usize,
+        sequences: usize,
+        cached_tokens: usize,
+        share_prefixes: bool,
+    ) -> PyRes<Self> {
         Ok(Self(Service::start(Limits {
             step_tokens,
             sequences,
             cached_tokens,
+            share_prefixes,
         })?))
     }
 

@@ -10,6 +10,7 @@ mod machine;
 mod optimiser;
 mod plan;
 mod program;
+mod request;
 mod tensor;
 mod tokenizer;
 mod tokenizer_chat;
@@ -43,6 +44,8 @@ mod _rs {
     use crate::plan::PyPlan;
     #[pymodule_export]
     use crate::program::{PyProgram, PyTape, apply, op_names};
+    #[pymodule_export]
+    use crate::request::{PyGrammar, PyGrammars};
     #[pymodule_export]
     use crate::tensor::PyTensor;
     #[pymodule_export]

@@ -28,6 +28,12 @@ impl PyPlan {
         self.0.bytes()
     }
 
+    /// Memory that the values of a run of so many tokens take, `selected` of which are asked for.
+    fn working_bytes(&self, tokens: usize, selected: usize) -> usize {
+        self.0
+            .working_bytes(|stream| if stream == "select" { selected } else { tokens })
+    }
+
     /// Runs the plan on named inputs and streams, with no cache.
     fn run(&self, py: Python<'_>, inputs: Named<'_>, streams: Streams) -> PyRes<Vec<PyTensor>> {
         let bindings = bindings(inputs, streams)?;

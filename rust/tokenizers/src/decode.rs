@@ -110,6 +110,36 @@ impl Decoder {
     }
 }
 
+impl Decoder {
+    /// The bytes that a token is in the middle of a text; None if that depends on others.
+    pub(crate) fn bytes(&self, token: Vec<u8>) -> Option<Vec<u8>> {
+        let text = String::from_utf8_lossy(&token);
+        match self {
+            Self::ByteLevel => {
+                let bytes: Option<Vec<u8>> = text.chars().map(byte_level::byte).collect();
+                Some(bytes.unwrap_or(token))
+            }
+            Self::ByteFallback => Some(fallback_byte(&text).map_or(token, |byte| vec![byte])),
+            Self::Metaspace { .. } | Self::Replace { .. } => {
+                // A token before it, so that it is not the first.
+                let tokens = vec!["a".to_owned(), text.into_owned()];
+                self.apply(tokens).pop().map(String::into_bytes)
+            }
+            Self::Fuse | Self::Strip { .. } => Some(token),
+            Self::WordPiece { .. } | Self::Bpe { .. } | Self::Ctc { .. } => None,
+            Self::Sequence(steps) => steps
+                .iter()
+                .try_fold(token, |token, step| step.bytes(token)),
+        }
+    }
+}
+
+/// The byte of a token like `<0x41>`.
+fn fallback_byte(token: &str) -> Option<u8> {
+    let hex = token.strip_prefix("<0x")?.strip_suffix('>')?;
+    u8::from_str_radix(Some(hex).filter(|hex| hex.len() == 2)?, 16).ok()
+}
+
 /// A token that is not spelled in bytes stands for itself.
 fn byte_level_text(tokens: &[String]) -> String {
     let mut bytes = Vec::with_capacity(tokens.iter().map(String::len).sum());
@@ -144,13 +174,7 @@ fn byte_fallback(tokens: Vec<String>) -> Vec<String> {
         }
     };
     for token in tokens {
-        let hex = token
-            .strip_prefix("<0x")
-            .and_then(|rest| rest.strip_suffix('>'));
-        if let Some(byte) = hex
-            .filter(|hex| hex.len() == 2)
-            .and_then(|hex| u8::from_str_radix(hex, 16).ok())
-        {
+        if let Some(byte) = fallback_byte(&token) {
             run.push(byte);
         } else {
             flush(&mut run, &mut text);

@@ -294,6 +294,17 @@ impl Tokenizer {
         }
     }
 
+    /// The bytes that each of the ids below `vocabulary` adds to the middle of a text; none for special tokens and ids that no
+    /// token has. None if what a token adds depends on its neighbours.
+    pub fn token_bytes(&self, vocabulary: usize) -> Option<Vec<Vec<u8>>> {
+        let decoder = self.decoder.as_ref()?;
+        let bytes = |id: u32| match self.tokens.token(id) {
+            Some(token) if !self.is_special(id) => decoder.bytes(token.as_bytes().to_vec()),
+            _ => Some(Vec::new()),
+        };
+        (0..vocabulary as u32).map(bytes).collect()
+    }
+
     pub(crate) fn is_special(&self, id: u32) -> bool {
         self.tokens
             .token(id)

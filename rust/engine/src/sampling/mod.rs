@@ -189,18 +189,29 @@ impl Sampling {
             .collect())
     }
 
-    /// The logits after all processors, before temperature; at least one is finite.
+    /// The scores before temperature; at least one is finite.
+    fn scores(&self, logits: &[f32], past: &Past, allowed: Option<&[bool]>) -> Result<Vec<f64>> {
+        top::first_largest(logits)?;
+        let scores = logits.iter().map(|&l| f64::from(l)).collect();
+        self.processed(scores, past, allowed)
+    }
+
+    /// What the processors make of log-probabilities, which is what a beam search adds up.
     ///
     /// # Errors
     /// As [`Self::choose`].
-    pub fn scores(
+    pub(crate) fn log_scores(&self, logits: &[f32], past: &Past) -> Result<Vec<f64>> {
+        top::first_largest(logits)?;
+        let scores: Vec<f64> = logits.iter().map(|&l| f64::from(l)).collect();
+        self.processed(top::log_softmax(scores), past, None)
+    }
+
+    fn processed(
         &self,
-        logits: &[f32],
+        mut scores: Vec<f64>,
         past: &Past,
         allowed: Option<&[bool]>,
     ) -> Result<Vec<f64>> {
-        top::first_largest(logits)?;
-        let mut scores: Vec<f64> = logits.iter().map(|&l| f64::from(l)).collect();
         bias::add(&mut scores, &self.logit_bias);
         penalties::repetition(&mut scores, past.tokens, self.repetition_penalty);
         penalties::occurrence(
@@ -231,6 +242,15 @@ impl Sampling {
         }
         Ok(scores)
     }
+}
+
+/// Classifier-free guidance (Sanchez et al., 2023): `s·log p(token | text) + (1 − s)·log p(token | other text)`.
+pub(crate) fn guided(logits: &[f32], other: &[f32], scale: f64) -> Vec<f32> {
+    let log = |row: &[f32]| top::log_softmax(row.iter().map(|&l| f64::from(l)).collect());
+    let pairs = log(logits).into_iter().zip(log(other));
+    pairs
+        .map(|(own, other)| (scale * (own - other) + other) as f32)
+        .collect()
 }
 
 /// Gives a token no chance.

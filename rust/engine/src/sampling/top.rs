@@ -31,6 +31,17 @@ pub fn kth(scores: &[f64], k: usize) -> f64 {
         .1
 }
 
+/// `score − log Σ exp score`.
+pub fn log_softmax(mut scores: Vec<f64>) -> Vec<f64> {
+    let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let sum: f64 = scores.iter().map(|score| (score - top).exp()).sum();
+    let normal = top + sum.ln();
+    for score in &mut scores {
+        *score -= normal;
+    }
+    scores
+}
+
 /// The `count` likeliest ids and their log-probabilities; of equals the smaller id.
 pub fn likeliest(logits: &[f32], count: usize) -> Vec<(u32, f32)> {
     if count == 0 {

@@ -3,7 +3,7 @@
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -106,10 +106,8 @@ def test_guesses_change_no_bit_and_save_steps(smollm2_gguf: Path, options: dict[
 @given(st.lists(st.integers(0, 98), min_size=1, max_size=9), st.floats(0.5, 3))
 @settings(max_examples=15)
 def test_guidance_is_transformers(negative: list[int], scale: float) -> None:
-    model = GUIDED["model"]
-    processor = logits_process.UnbatchedClassifierFreeGuidanceLogitsProcessor(
-        scale, model, unconditional_ids=torch.tensor([negative])
-    )
+    model, other = GUIDED["model"], cast(Any, torch.tensor([negative]))
+    processor = logits_process.UnbatchedClassifierFreeGuidanceLogitsProcessor(scale, model, unconditional_ids=other)
     with torch.inference_mode():
         expected = model.generate(
             torch.tensor([PROMPTS[0]]),

@@ -45,7 +45,7 @@ def theirs(logits: Floats, prompt: list[int], written: list[int], eos: list[int]
     """The distribution after transformers' processors, in the order `generate` runs them."""
     chain = transformers.LogitsProcessorList()
     if options.get("logit_bias"):
-        bias = {(id_,): float(by) for id_, by in options["logit_bias"].items()}
+        bias: Any = {(id_,): float(by) for id_, by in options["logit_bias"].items()}
         chain.append(logits_process.SequenceBiasLogitsProcessor(bias))
     if "repetition_penalty" in options:
         chain.append(logits_process.RepetitionPenaltyLogitsProcessor(options["repetition_penalty"]))
@@ -75,7 +75,8 @@ def theirs(logits: Floats, prompt: list[int], written: list[int], eos: list[int]
         chain.append(logits_process.MinPLogitsWarper(options["min_p"]))
     if "typical_p" in options:
         chain.append(logits_process.TypicalLogitsWarper(options["typical_p"]))
-    scores = chain(torch.tensor([prompt + written], dtype=torch.int64), torch.from_numpy(logits)[None].clone())
+    ids: Any = torch.tensor([prompt + written], dtype=torch.int64)
+    scores = chain(ids, torch.from_numpy(logits)[None].clone())
     return np.asarray(scores.softmax(-1)[0].numpy())
 
 

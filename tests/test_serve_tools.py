@@ -81,7 +81,8 @@ def test_a_conversation_goes_on_after_a_call(client: openai.OpenAI) -> None:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c1", "content": "18 C, rain"},
     ]
-    for tools in ({}, {"tools": [WEATHER]}):
+    more: list[Any] = [{}, {"tools": [WEATHER]}]
+    for tools in more:
         answer = client.chat.completions.create(**{**ASK, "messages": messages}, temperature=0, **tools)
         assert answer.choices[0].message.content or answer.choices[0].message.tool_calls
 
@@ -154,7 +155,7 @@ def test_the_document_names_the_routes_and_what_they_take(address: str) -> None:
             asked = {"unheard_of": 1, **dict.fromkeys(body["properties"], float("1e300"))}
             answer = httpx.post(address + path, json=asked)
             assert answer.status_code in (400, 403, 404), (path, answer.text)
-    minimal = {
+    minimal: dict[str, Any] = {
         "/v1/completions": {"prompt": "x", "max_tokens": 1, "n": 2, "logit_bias": {"5": 1}, "min_tokens": 1},
         "/v1/chat/completions": {"messages": [{"role": "tool", "content": "x"}], "max_tokens": 1, "tools": [CLOCK]},
     }

@@ -162,7 +162,7 @@ def _message() -> Schema:
 
 def _form() -> Schema:
     schema = {"type": "object", "properties": {"schema": {"type": "object"}}, "required": ["schema"]}
-    kinds = {
+    kinds: dict[str, Schema] = {
         "text": {},
         "json_object": {},
         "json_schema": {"json_schema": schema},

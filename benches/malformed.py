@@ -1,6 +1,7 @@
 """Requests that are wrong in every way schemathesis knows, made from the server's own OpenAPI document.
 
-`pip install schemathesis && python benches/malformed.py MODEL`: none may be answered by an error of the server, and the server must live.
+`pip install schemathesis && python benches/malformed.py MODEL`: none may be answered by an error of the server, and the
+server must live.
 """
 
 import subprocess

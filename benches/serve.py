@@ -38,10 +38,16 @@ class Seen:
     between: list[float] = field(default_factory=list)
     refused: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
 
-    def told(self, seconds: float) -> str:
+    @property
+    def rate(self) -> float:
+        """Answers a second, until the last was there."""
+        return len(self.whole) / self.seconds
+
+    def told(self) -> str:
         """One line."""
-        parts = [f"{len(self.whole) / seconds:.1f}/s", f"whole {ms(self.whole)}"]
+        parts = [f"{self.rate:.1f}/s", f"whole {ms(self.whole)}"]
         parts += [f"{name} {ms(times)}" for name, times in (("first", self.first), ("between", self.between)) if times]
         parts += [f"refused {ms(self.refused)}"] if self.refused else []
         return ", ".join([*parts, f"statuses {dict(self.status)}", f"errors {dict(self.errors)}"])
@@ -108,27 +114,30 @@ async def guarded(ask: Ask, client: httpx.AsyncClient, seen: Seen, *, leave: boo
 
 async def closed_loop(ask: Ask, client: httpx.AsyncClient, *, clients: int, seconds: float) -> Seen:
     """Each client asks again when it is answered."""
-    seen, end = Seen(), time.monotonic() + seconds
+    seen, began = Seen(), time.monotonic()
+    end = began + seconds
 
     async def one() -> None:
         while time.monotonic() < end:
             await guarded(ask, client, seen)
 
     await asyncio.gather(*(one() for _ in range(clients)))
+    seen.seconds = time.monotonic() - began
     return seen
 
 
 async def open_loop(ask: Ask, client: httpx.AsyncClient, *, rate: float, seconds: float, leaving: float) -> Seen:
     """Requests come at `rate` a second, whether or not those before are answered."""
-    seen, tasks, end = Seen(), set(), time.monotonic() + seconds
-    due = time.monotonic()
-    while due < end:
+    seen, tasks, began = Seen(), set(), time.monotonic()
+    due = began
+    while due < began + seconds:
         due += random.expovariate(rate)
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         task = asyncio.create_task(guarded(ask, client, seen, leave=random.random() < leaving))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
     await asyncio.gather(*tasks)
+    seen.seconds = time.monotonic() - began
     return seen
 
 
@@ -136,6 +145,8 @@ async def open_loop(ask: Ask, client: httpx.AsyncClient, *, rate: float, seconds
 async def served(model: Path, dtype: str) -> AsyncIterator[tuple[httpx.AsyncClient, int]]:
     """A client of `lmrs serve MODEL`, and the server's process id."""
     command = [sys.executable, "-m", "lmrs", "serve", str(model), "--name", "m", "--port", "8123", "--dtype", dtype]
+    # Little enough to be full soon: what grows after that is not the cache.
+    command += ["--cache-mib", "64"]
     process = subprocess.Popen(command)
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=256)
     try:
@@ -172,20 +183,20 @@ async def _speed(model: Path, dtype: str, seconds: float) -> None:
         await closed_loop(ask, client, clients=4, seconds=1)
         for clients in (1, 8, 32):
             seen = await closed_loop(ask, client, clients=clients, seconds=seconds)
-            click.echo(f"{clients:>3} clients: {seen.told(seconds)}")
+            click.echo(f"{clients:>3} clients: {seen.told()}")
 
 
 async def _soak(model: Path, dtype: str, seconds: float) -> None:
     async with served(model, dtype) as (client, pid):
         ask = await ask_of(client)
         measured = min(60.0, seconds / 10)
-        capacity = len((await closed_loop(ask, client, clients=32, seconds=measured)).whole) / measured
+        capacity = (await closed_loop(ask, client, clients=32, seconds=measured)).rate
         click.echo(f"capacity {capacity:.1f}/s")
         for at in range(10):
             seen = await open_loop(ask, client, rate=0.8 * capacity, seconds=seconds / 10, leaving=0.1)
-            click.echo(f"{at}: {seen.told(seconds / 10)}, {resident(pid)} MiB")
+            click.echo(f"{at}: {seen.told()}, {resident(pid)} MiB")
         over = await open_loop(ask, client, rate=3 * capacity, seconds=measured, leaving=0.0)
-        click.echo(f"at three times capacity: {over.told(measured)}, {resident(pid)} MiB")
+        click.echo(f"at three times capacity: {over.told()}, {resident(pid)} MiB")
         load: Any = (await client.get("/metrics")).text
         click.echo(
             "\n".join(row for row in load.splitlines() if re.match(r"lmrs_(running|waiting|cached_bytes) ", row))

@@ -6,15 +6,18 @@ from pathlib import Path
 import click
 
 import lmrs
-from lmrs.engine import Completion, DType, Engine
+from lmrs.engine import CACHE_BYTES, Completion, DType, Engine
 from lmrs.terminal import waiting
 
 
-def open_engine(model: Path, *, delta: Path | None = None, dtype: DType = "f32") -> Engine:
+def open_engine(
+    model: Path, *, delta: Path | None = None, dtype: DType = "f32", cache_bytes: int = CACHE_BYTES
+) -> Engine:
     """The engine of a checkpoint, with the delta in the directory `delta` on it, its weights held as `dtype`."""
     with waiting(f"loading {model.name}"):
         tree = lmrs.load(model)
-        return Engine(tree if delta is None else lmrs.delta.load(tree, delta), dtype=dtype)
+        tuned = tree if delta is None else lmrs.delta.load(tree, delta)
+        return Engine(tuned, dtype=dtype, cache_bytes=cache_bytes)
 
 
 def show(stream: Generator[str, None, Completion], *, after: str = "") -> Completion:

@@ -7,7 +7,7 @@ import click
 
 from lmrs.cli import options
 from lmrs.cli.running import open_engine
-from lmrs.engine import DType
+from lmrs.engine import CACHE_BYTES, DType
 
 EXAMPLES = """\b
 Examples:
@@ -25,6 +25,13 @@ Examples:
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="The port.")
 @click.option("--api-key", envvar="LMRS_API_KEY", help="Ask for this key. Better set as LMRS_API_KEY.")
 @click.option("--delta-root", type=click.Path(path_type=Path), metavar="DIR", help="Clients may load deltas from here.")
+@click.option(
+    "--cache-mib",
+    default=CACHE_BYTES >> 20,
+    show_default=True,
+    type=click.IntRange(1),
+    help="What keys and values may take, those of prompts kept for others included.",
+)
 @options.dtype
 def serve(
     *,
@@ -35,6 +42,7 @@ def serve(
     port: int,
     api_key: str | None,
     delta_root: Path | None,
+    cache_mib: int,
     dtype: DType,
 ) -> None:
     """Serve MODEL over HTTP, as OpenAI's clients expect it: completions, chat, embeddings.
@@ -47,7 +55,7 @@ def serve(
         from lmrs.serve.run import run
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error.name} is not installed: pip install 'lmrs[serve]'") from None
-    engine = open_engine(model, dtype=dtype)
+    engine = open_engine(model, dtype=dtype, cache_bytes=cache_mib << 20)
     for delta in deltas:
         short, equals, directory = delta.partition("=")
         if not equals or not short or not directory:

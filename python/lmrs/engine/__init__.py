@@ -4,7 +4,7 @@ A model is recorded when it is first asked for something; from then on Python on
 """
 
 from lmrs.engine.completion import Beam, Completion, FinishReason, Token
-from lmrs.engine.engine import Engine
+from lmrs.engine.engine import CACHE_BYTES, Engine
 from lmrs.engine.grammar import Grammar
 from lmrs.engine.loop import Load
 from lmrs.engine.memory import Memory
@@ -13,6 +13,7 @@ from lmrs.engine.plans import DType, KvDtype
 from lmrs.engine.reply import AsyncReply, Reply
 
 __all__ = [
+    "CACHE_BYTES",
     "AsyncReply",
     "Beam",
     "Completion",

@@ -50,7 +50,8 @@ def run(file: Path, out: Path, *, steps: dict[str, int] = STEPS, held_out: int =
 
         train.fit(objective, steps=steps[stage], batch_tokens=batch_tokens, on_step=stepped, save_every=20, resume=True,
                   optimiser=train.AdamW(learning_rate=RATES[stage], beta2=0.95, weight_decay=0.1),
-                  schedule=train.Cosine(steps[stage] // 10), checkpoints=out / "checkpoints" / stage)  # fmt: skip
+                  schedule=train.Cosine(warmup=steps[stage] // 10),
+                  checkpoints=out / "checkpoints" / stage)  # fmt: skip
 
     texts = [p.prompt + reply for p in learnt for reply in (p.chosen, p.rejected)]  # type: ignore[operator]
     task = pretrain.task("gpt2", texts, texts[:1], size=SIZE)

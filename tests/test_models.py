@@ -115,12 +115,15 @@ def test_the_engine_answers_what_transformers_answers(name: str) -> None:
     assert engine.generate(prompt, max_tokens=len(greedy), ignore_eos=True).tokens == greedy
 
 
-def test_capped_logits_are_not_trained_or_scored() -> None:
+def test_what_is_generated_from_capped_logits_is_what_scoring_says() -> None:
+    """To the bit: the head that stores no logits caps them as the Program that generates does."""
     model = models.load(FIXTURES / "gemma2")
-    batch = Batch.of([[3, 4, 5]], labels=[[4, 5, 6]])
-    for call in (model.head.loss, model.head.logprob):
-        with pytest.raises(ConfigError, match=r"capped at 5\.0"):
-            call(model.hidden(batch), batch.labels)
+    made = lmrs.Engine(model).generate([5, 6, 7], max_tokens=12, ignore_eos=True)
+    whole = [5, 6, 7, *made.tokens]
+    batch = Batch.of([whole[:-1]], labels=[whole[1:]])
+    scored = model.head.logprob(model.hidden(batch), batch.labels).numpy()
+    assert made.logprobs is not None
+    assert np.array_equal(scored[-12:, 0], np.asarray(made.logprobs, np.float32))
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

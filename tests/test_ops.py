@@ -145,7 +145,7 @@ def attention(draw: st.DrawFn) -> Case:
         "kv_heads": kv_heads,
         "scale": 0.4,
         "causal": causal,
-        "window": draw(st.sampled_from([None, 1, 2])) if causal else None,
+        "window": draw(st.sampled_from([None, 1, 2])),
         "softcap": draw(st.sampled_from([None, 1.5])),
         "relative": relative,
         "alibi": draw(st.sampled_from([None, [0.5 / (1 + head) for head in range(heads)]])),
@@ -277,12 +277,14 @@ def labelled(draw: st.DrawFn, op: Callable[..., Any]) -> Case:
 @case
 def cross_entropy(draw: st.DrawFn) -> Case:
     reduction = draw(st.sampled_from(["mean", "sum"]))
-    return labelled(draw, lambda *x: ops.cross_entropy(*x, reduction=reduction))
+    softcap = draw(st.sampled_from([None, 1.5]))
+    return labelled(draw, lambda *x: ops.cross_entropy(*x, reduction=reduction, softcap=softcap))
 
 
 @case
 def token_logprob(draw: st.DrawFn) -> Case:
-    return labelled(draw, ops.token_logprob)
+    softcap = draw(st.sampled_from([None, 1.5]))
+    return labelled(draw, lambda *x: ops.token_logprob(*x, softcap=softcap))
 
 
 @case
@@ -483,6 +485,69 @@ def test_dropout_is_a_function_of_seed_step_and_site() -> None:
         assert abs(disagreement - 2 * 0.25 * 0.75) < 0.02
 
 
+def weighted(q: Any, k: Any, v: Any, **options: Any) -> Any:
+    """Attention of two heads, two keys' heads and packed sequences."""
+    stream = Ragged.of("tokens", [q.shape[0]] if q.shape[0] < 9 else [5, q.shape[0] - 5])
+    heads = {"heads": 1, "kv_heads": 1} if q.shape[1] == 1 else {"heads": 4, "kv_heads": 2}
+    return ops.attention(q, k, v, queries=stream, keys=stream, scale=0.3, causal=True, **heads, **options)
+
+
+def whole(values: list[int]) -> Any:
+    return native.array(np.array(values, np.int32))
+
+
+@pytest.mark.parametrize("more", [{}, {"window": 3}, {"softcap": 2.0}, {"prefix": 3}])
+def test_attention_drops_weights_as_a_function_of_seed_step_and_site(more: dict[str, Any]) -> None:
+    """The same values and gradients as torch, whose mask is made on its own; the gradient is that of differences."""
+    draw = np.random.default_rng(0)
+    shapes = [(21, 24), (21, 12), (21, 12)] + [(3, 12)] * 2 * ("prefix" in more)
+    operands = [draw.normal(size=shape) for shape in shapes]
+    weights = draw.normal(size=(21, 24))
+    options = {key: value for key, value in more.items() if key != "prefix"} | {"dropout": 0.3}
+
+    def call(q: Any, k: Any, v: Any, *prefix: Any, site: str = "a") -> Any:
+        stream = Ragged.of("tokens", [5, 16])
+        shape = {"heads": 4, "kv_heads": 2, "scale": 0.3, "causal": True}
+        return ops.attention(q, k, v, None, *prefix, queries=stream, keys=stream, **shape, **options, site=site)
+
+    def native_of(values: list[Any], seed: int, step: int, site: str = "a") -> tuple[float, Any, list[Any]]:
+        arrays, outputs = [native.array(x) for x in values], []
+
+        def loss() -> Any:
+            outputs.append(call(*arrays, site=site))
+            return ops.sum(ops.mul(outputs[0], native.array(weights.astype(values[0].dtype))))
+
+        value, grads = native.differentiate(loss, arrays, randomness=(seed, step))
+        return value.item(), outputs[0].numpy(), [grad.numpy() for grad in grads if grad is not None]
+
+    value, output, grads = native_of(operands, 1, 2)
+    assert np.array_equal(native_of(operands, 1, 2)[1], output)
+    for other in ((2, 2, "a"), (1, 3, "a"), (1, 2, "b")):
+        assert not np.allclose(native_of(operands, *other)[1], output)
+    tensors = [torch.from_numpy(x).requires_grad_() for x in operands]
+    holder = Module()
+    for i, tensor in enumerate(tensors):
+        setattr(holder, f"operand{i}", Parameter(shape=tuple(tensor.shape), data=tensor))
+    theirs, found = torch_backend.value_and_grad(
+        lambda: (call(*tensors) * torch.from_numpy(weights)).sum(), holder, randomness=(1, 2)
+    )
+    assert value == pytest.approx(theirs, rel=1e-12)
+    for got, expected in zip(grads, found.values(), strict=True):
+        assert_close(got, expected.numpy(), 1e-12)
+    single = native_of([x.astype(np.float32) for x in operands], 1, 2)
+    assert_close(single[1], output, 1e-5)
+    step = 1e-6
+    for i, at in ((0, (7, 3)), (1, (6, 2)), (2, (5, 0))):
+        ends = []
+        for h in (step, -step):
+            moved = [x.copy() for x in operands]
+            moved[i][at] += h
+            ends.append(native_of(moved, 1, 2)[0])
+        assert grads[i][at] == pytest.approx((ends[0] - ends[1]) / (2 * step), rel=1e-5, abs=1e-8)
+    # Without randomness nothing is dropped.
+    assert not np.allclose(call(*(native.array(x) for x in operands)).numpy(), output)
+
+
 @settings(max_examples=20)
 @given(data=st.data())
 def test_what_is_said_of_a_token_is_torch(data: st.DataObject) -> None:
@@ -510,6 +575,8 @@ def test_what_is_said_of_a_token_is_torch(data: st.DataObject) -> None:
         (lambda a: ops.embed(a(4, 2), native.array(np.array([0, 4], np.int32))), InputError, "4"),
         (lambda a: ops.rows(a(4, 2), native.array(np.array([-1], np.int32))), InputError, "-1"),
         (lambda a: ops.dropout(a(1, 1), rate=1.0, site="x"), InputError, "rate"),
+        (lambda a: weighted(a(1, 1), a(1, 1), a(1, 1), dropout=1.0), InputError, "attention dropout is 1"),
+        (lambda a: ops.cross_entropy(a(1, 1), a(2, 1), whole([0]), softcap=0.0), InputError, "softcap is 0"),
         (lambda a: ops.pool(a(3, 2), Ragged.of("tokens", [2, 2]), kind="mean"), ShapeError, "pool"),
         (lambda a: ops.rope(a(2, 6), native.array(np.zeros(2, np.int32)), a(3), head_dim=4), ShapeError, "rope"),
     ],

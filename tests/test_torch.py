@@ -11,8 +11,7 @@ from lmrs import models, ops
 from lmrs.backend import native
 from lmrs.backend import torch as torch_backend
 from lmrs.batch import Batch, Ragged
-from lmrs.errors import ConfigError, InputError, ShapeError
-from lmrs.nn.layers import CappedHead
+from lmrs.errors import InputError, ShapeError
 from lmrs.nn.module import Module
 
 FIXTURES = Path(__file__).parent / "fixtures" / "models"
@@ -21,8 +20,6 @@ LABELS = [[6, 7, 8, 9, -100], [12, -100], [-100, 4, 90, 3, 2, 17, 1]]
 
 
 def loss(model: Any, batch: Batch) -> Any:
-    if isinstance(model.head, CappedHead):
-        return ops.sum(model.head(model.hidden(batch)))
     if not hasattr(model, "encode"):
         return model.head.loss(model.hidden(batch), batch.labels)
     memory = model.encode(batch)
@@ -44,14 +41,20 @@ def test_gradients_of_a_model_are_the_tapes(name: str) -> None:
         assert np.abs(ours[path].numpy() - grad.numpy()).max() <= 1e-6 * largest, path
 
 
-def test_capped_logits_are_refused_a_loss() -> None:
+def test_the_loss_of_capped_logits_is_that_of_the_logits() -> None:
+    """Gemma 2: what the head scores without storing logits, and what it generates from, are one distribution."""
     model = models.load(FIXTURES / "gemma2")
+    assert model.head.cap == 5.0
     batch = Batch.of(TEXTS, labels=LABELS)
-    hidden = model.hidden(batch)
-    with pytest.raises(ConfigError, match="logits capped at 5.0 cannot be trained"):
-        model.head.loss(hidden, batch.labels)
-    with pytest.raises(ConfigError, match="logits capped at 5.0 cannot be scored"):
-        model.head.logprob(hidden, batch.labels)
+    hidden, labels = model.hidden(batch), batch.labels.numpy()
+    logprobs = torch.from_numpy(model.head(hidden).numpy()).double().log_softmax(-1).numpy()
+    expected = np.where(labels >= 0, logprobs[np.arange(len(labels)), np.maximum(labels, 0)], 0.0)
+    assert np.abs(model.head.logprob(hidden, batch.labels).numpy()[:, 0] - expected).max() <= 1e-5
+    assert model.head.loss(hidden, batch.labels, reduction="sum").item() == pytest.approx(-expected.sum(), rel=1e-5)
+    ranked = model.head.logprob(hidden, batch.labels, top_k=3).numpy()
+    assert np.abs(ranked[:, 0] - expected).max() <= 1e-5
+    counted = labels >= 0
+    assert np.abs(ranked[counted, 7:] - np.sort(logprobs[counted])[:, :-4:-1]).max() <= 1e-5
 
 
 def test_there_and_back() -> None:

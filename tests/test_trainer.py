@@ -1,8 +1,10 @@
 """Optimisers, schedules, averages, dropout and loggers; and saves that fail."""
 
 import csv
+import errno
 import importlib
 import os
+import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -162,11 +164,18 @@ def test_dropout_of_a_family(family: str) -> None:
     assert value(dropped, (0, 1)) == value(dropped, (0, 1))
     assert len({value(dropped, key) for key in ((0, 1), (0, 2), (1, 1))} | {still}) == 4
     assert value(torch_backend.place(dropped), (0, 1)) == pytest.approx(value(dropped, (0, 1)), rel=1e-4)
+    # Attention's weights are a place of their own.
+    within = [train.dropout(model, rate, attention=share) for rate, share in ((0.2, 0.0), (0.0, 0.2), (0.2, 0.3))]
+    assert len({value(tree, (0, 1)) for tree in (dropped, *within)} | {still}) == 5
+    assert value(torch_backend.place(within[1]), (0, 1)) == pytest.approx(value(within[1], (0, 1)), rel=1e-4)
+    assert train.dropout(model, 0.0) is model
     before = weights(model)
     train.fit(objective(dropped), steps=1, batch_tokens=64)
     assert any(not np.array_equal(values, before[path]) for path, values in weights(model).items())
     with pytest.raises(InputError, match=r"rate is 1\.0"):
         train.dropout(model, 1.0)
+    with pytest.raises(InputError, match=r"attention is 1\.5"):
+        train.dropout(model, 0.1, attention=1.5)
 
 
 def test_loggers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +255,30 @@ def test_a_write_that_fails_anywhere_leaves_the_checkpoint_before(
         assert os.strerror(number) in failure
         after += 1
     assert after >= 10
+
+
+def test_a_short_write_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    """The system takes part of what is written and refuses the rest: wherever a file stops, the one before is whole."""
+    whole = run(base())
+    run(base(), checkpoints=tmp_path / "size", steps=4, save_every=4)
+    files = {path.name: path.stat().st_size for path in (tmp_path / "size" / "step-00000004").iterdir()}
+    largest, smallest = max(files.values()), min(files.values())
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for most in (1, 7, smallest // 2, smallest - 1, smallest + 1, largest // 3, largest - 1):
+        directory = tmp_path / str(most)
+
+        def limit(step: train.Step, most: int = most) -> None:
+            if step.step == 2:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (most, unlimited[1]))
+
+        try:
+            with pytest.raises(FileError, match=os.strerror(errno.EFBIG)):
+                run(base(), checkpoints=directory, save_every=2, steps=6, on_step=limit)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        assert [path.name for path in directory.iterdir()] == ["step-00000002"]
+        again = run(base(), checkpoints=directory, save_every=2, steps=6, resume=True)
+        assert facts(again) == facts(whole)
 
 
 def _resolve(name: str) -> Any:

@@ -130,19 +130,23 @@ def attention(
     relative: dict[str, Any] | None = None,
     alibi: Sequence[float] | None = None,
     cache: str | None = None,
+    dropout: float = 0.0,
+    site: str = "",
 ) -> Value:
     """``softmax(scale·q·kᵀ + bias)·v`` for each head and sequence; ``[T, heads·head_dim]``.
 
     ``q [T, heads·head_dim]`` is split by ``queries``, ``k`` and ``v [S, kv_heads·head_dim]`` by ``keys``; query head
     ``h`` reads key head ``h·kv_heads // heads`` (Ainslie et al. 2023). With ``c`` keys already in the slot ``cache``,
-    query ``i`` of a sequence is number ``c + i`` and, when ``causal``, sees keys ``0 … c+i``, only the last ``window``
-    of them if that is given. ``softcap`` replaces a score ``s`` by ``softcap·tanh(s / softcap)``.
+    query ``i`` of a sequence is number ``c + i`` and, when ``causal``, sees keys ``0 … c+i``; with ``window`` only
+    those less than so far from its own number, on either side if not causal. ``softcap`` replaces a score ``s`` by
+    ``softcap·tanh(s / softcap)``.
 
     ``table [buckets, heads]`` with ``relative = {"buckets", "max_distance", "bidirectional"}`` adds
     ``table[bucket(j - i), h]`` to the score of key ``j`` for query ``i`` (Raffel et al. 2020, §2.1).
     ``alibi``, a slope for each head, takes ``alibi[h]·|j - i|`` from it (Press et al. 2022).
     ``prefix_k``, ``prefix_v [p, kv_heads·head_dim]`` come before the keys of every sequence and are seen by every
-    query, without bias (Li & Liang 2021).
+    query, without bias (Li & Liang 2021). In training, see :func:`dropout`, a weight is left out with probability
+    ``dropout`` after the softmax, and the others are divided by ``1 - dropout``; ``site`` names the place.
     """
     return _run(
         "attention",
@@ -162,6 +166,7 @@ def attention(
         relative=relative,
         alibi=None if alibi is None else list(alibi),
         cache=cache,
+        **({"dropout": dropout, "site": site} if dropout else {}),
     )
 
 
@@ -300,26 +305,39 @@ def cross_entropy(
     *,
     reduction: Reduction = "mean",
     ignore: int = -100,
+    softcap: float | None = None,
 ) -> Value:
     """``Σ_t -log softmax(x_t·Wᵀ + b)[labels_t]`` over rows whose label is not ``ignore``; ``[1, 1]``, in nats.
 
     ``x [T, d]``, ``weight [V, d]``, ``labels [T]``, ``bias [V]``. ``mean`` divides by the number of rows that count,
-    and is 0 when there is none. The logits ``[T, V]`` are never stored by the native interpreter.
+    and is 0 when there is none. With ``softcap`` a logit ``z`` is ``softcap·tanh(z / softcap)``. The logits ``[T, V]``
+    are never stored by the native interpreter.
     """
-    return _run("cross_entropy", x, weight, labels, bias, reduction=reduction, ignore=ignore)
+    return _run("cross_entropy", x, weight, labels, bias, reduction=reduction, ignore=ignore, **_capped(softcap))
 
 
 def token_logprob(
-    x: Value, weight: Operand, labels: Value, bias: Operand | None = None, *, top_k: int | None = None
+    x: Value,
+    weight: Operand,
+    labels: Value,
+    bias: Operand | None = None,
+    *,
+    top_k: int | None = None,
+    softcap: float | None = None,
 ) -> Value:
-    """``log softmax(x_t·Wᵀ + b)[labels_t]`` in nats, ``[T, 1]``; 0 where ``labels_t < 0``. Shapes as cross_entropy.
+    """``log softmax(x_t·Wᵀ + b)[labels_t]`` in nats, ``[T, 1]``; 0 where ``labels_t < 0``. The rest as cross_entropy.
 
     With ``top_k`` the output is ``[T, 4 + 2·top_k]`` and has no gradient: that; ``log Σ exp(logit)``; the entropy
     ``−Σ p·log p``; the rank of the label (1: the likeliest, of equals the smaller id first); the ids of the ``top_k``
     likeliest tokens (-1 where the label is negative); and their log-probabilities. Raises InputError if ``top_k`` is
     more than the vocabulary.
     """
-    return _run("token_logprob", x, weight, labels, bias, top_k=top_k)
+    return _run("token_logprob", x, weight, labels, bias, top_k=top_k, **_capped(softcap))
+
+
+def _capped(softcap: float | None) -> Attributes:
+    """An attribute that few models have is said by those alone."""
+    return {} if softcap is None else {"softcap": softcap}
 
 
 def sum(x: Value) -> Value:

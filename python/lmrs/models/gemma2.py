@@ -15,7 +15,7 @@ from lmrs.models.llama import IGNORED, copies
 from lmrs.models.source import Sources, weight
 from lmrs.nn.attention import RotaryAttention
 from lmrs.nn.feedforward import GatedFeedForward
-from lmrs.nn.layers import CappedHead, Embedding, Head, RMSNorm
+from lmrs.nn.layers import Embedding, Head, RMSNorm
 from lmrs.nn.module import Module
 from lmrs.nn.rope import Rope
 from lmrs.ops import Value
@@ -110,10 +110,7 @@ class Model(gemma.Model):
         self.blocks: list[Module] = [Block(config, layer, rope) for layer, rope in enumerate(ropes)]
         self.norm = RMSNorm(config.width, eps=config.eps)
         tied = self.embed if config.tied else None
-        if config.cap is None:
-            self.head = Head(config.width, config.vocabulary, tied=tied)
-        else:
-            self.head = CappedHead(config.width, config.vocabulary, cap=config.cap, tied=tied)
+        self.head = Head(config.width, config.vocabulary, tied=tied, cap=config.cap)
 
     def ropes(self) -> list[Rope]:
         """The rotation of each layer."""

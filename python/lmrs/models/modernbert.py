@@ -15,7 +15,7 @@ from lmrs.errors import ConfigError
 from lmrs.models.config import MOST_LAYERS, Fields, written_activation
 from lmrs.models.model import LanguageModel
 from lmrs.models.source import Source, Sources, weight
-from lmrs.nn.attention import Heads, LocalAttention
+from lmrs.nn.attention import Heads, RotaryAttention
 from lmrs.nn.feedforward import GatedFeedForward
 from lmrs.nn.layers import Embedding, Head, LayerNorm, Linear
 from lmrs.nn.module import Module
@@ -117,7 +117,9 @@ class Block(Module):
     def __init__(self, config: Config, layer: int, rope: Rope) -> None:
         heads, local = Heads(config.heads, config.heads, config.width // config.heads), config.local[layer]
         self.norm1 = LayerNorm(config.width, eps=config.eps, bias=False) if layer else None
-        self.attn = LocalAttention(config.width, heads, reach=config.reach if local else None, rope=rope, bias=False)
+        # A window counts the query itself.
+        window = config.reach + 1 if local else None
+        self.attn = RotaryAttention(config.width, heads, causal=False, window=window, rope=rope, bias=False)
         self.norm2 = LayerNorm(config.width, eps=config.eps, bias=False)
         self.ff = GatedFeedForward(config.width, config.inner, kind=config.kind)
 

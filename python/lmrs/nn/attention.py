@@ -3,17 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from lmrs import ops
 from lmrs.batch import Ragged
 from lmrs.nn.layers import Linear, RMSNorm
-from lmrs.nn.module import Constant, Module, Parameter
+from lmrs.nn.module import Module, Parameter
 from lmrs.nn.rope import Rope
 from lmrs.ops import Value
-
-FAR = -1e30
-"""A score that a softmax makes 0; finite, so that a stretch of keys which all have it is no NaN on the way."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +24,10 @@ class Attention(Module):
     """Self-attention: ``o(attention(q(x), k(x), v(x)))``.
 
     ``cache`` names the slot in which the engine keeps keys and values (None: nothing is kept), ``scale`` multiplies the
-    scores (``dim**-0.5`` by default), ``softcap`` bounds them, ``window`` limits how many keys a causal query sees.
+    scores (``dim**-0.5`` by default), ``softcap`` bounds them, ``window`` limits how far a query sees.
     ``bias`` is that of all four projections unless ``o_bias`` says otherwise for the last. ``prefix``, if a delta gives
     one, is called with the keys and values and returns others ``[p, keys·dim]`` that every query sees, too.
+    ``dropout``, a rate and the name of the place, leaves out weights in training.
     """
 
     def __init__(
@@ -55,6 +51,7 @@ class Attention(Module):
         self.prefix: Module | None = None
         self.scale = heads.dim**-0.5 if scale is None else scale
         self.softcap = softcap
+        self.dropout: tuple[float, str] = (0.0, "")
 
     def forward(self, x: Value, seqs: Ragged) -> Value:
         """``x [T, width]`` to ``[T, width]``."""
@@ -89,6 +86,8 @@ class Attention(Module):
             softcap=self.softcap,
             relative=relative,
             cache=self.cache,
+            dropout=self.dropout[0],
+            site=self.dropout[1],
         )
 
 
@@ -107,30 +106,6 @@ class RotaryAttention(Attention):
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         return self.o(self.mix(self.rope(q, positions), self.rope(k, positions), v, seqs, seqs))
-
-
-class LocalAttention(RotaryAttention):
-    """Rotary self-attention in both directions that sees ``reach`` tokens to either side (None: all).
-
-    What is farther is kept out by a table of biases: 0 for each distance up to ``reach``, and for all beyond so little
-    that nothing is left of it after the softmax.
-    """
-
-    def __init__(self, width: int, heads: Heads, *, reach: int | None, **options: Any) -> None:
-        super().__init__(width, heads, causal=False, **options)
-        self.reach = reach
-        if reach is not None:
-            exact = reach + 1
-            table = np.where(np.arange(4 * exact) % (2 * exact) < exact, 0, FAR).astype(np.float32)
-            self.relative = {"buckets": 4 * exact, "max_distance": 2 * exact, "bidirectional": True}
-            values = np.repeat(table[:, None], heads.queries, 1)
-            self.table = Constant(shape=values.shape, trainable=False, data=values)
-
-    def mix(self, q: Value, k: Value, v: Value, queries: Ragged, keys: Ragged, *_: Any) -> Value:
-        """See :meth:`Attention.mix`."""
-        if self.reach is None:
-            return super().mix(q, k, v, queries, keys)
-        return super().mix(q, k, v, queries, keys, self.table, self.relative)
 
 
 class RelativeAttention(Attention):

@@ -1,7 +1,6 @@
 """The leaves of a model: projections, tables, norms and the head."""
 
 from lmrs import ops
-from lmrs.errors import ConfigError
 from lmrs.nn.module import Init, Module, Parameter
 from lmrs.ops import Reduction, Value
 
@@ -55,20 +54,35 @@ class RMSNorm(Module):
 
 
 class Head(Module):
-    """From hidden states to the vocabulary. ``tied`` is the embedding whose table it shares, or None."""
+    """From hidden states to the vocabulary. ``tied`` is the embedding whose table it shares, or None.
 
-    def __init__(self, width: int, vocabulary: int, *, tied: Embedding | None = None, bias: bool = False) -> None:
+    With ``cap`` the logits are ``cap·tanh(x·Wᵀ / cap)`` (Gemma 2).
+    """
+
+    def __init__(
+        self,
+        width: int,
+        vocabulary: int,
+        *,
+        tied: Embedding | None = None,
+        bias: bool = False,
+        cap: float | None = None,
+    ) -> None:
         self.weight = tied.weight if tied else Parameter(shape=(vocabulary, width))
         self.bias = Parameter(shape=(vocabulary,), init="zeros") if bias else None
+        self.cap = cap
 
     def forward(self, x: Value) -> Value:
         """The logits ``[T, V]`` of ``x [T, d]``."""
-        return ops.linear(x, self.weight, self.bias)
+        logits = ops.linear(x, self.weight, self.bias)
+        if self.cap is None:
+            return logits
+        return ops.scale(ops.activation(ops.scale(logits, by=1 / self.cap), kind="tanh"), by=self.cap)
 
     def loss(self, x: Value, labels: Value, *, reduction: Reduction = "mean") -> Value:
         """The cross-entropy ``[1, 1]`` in nats of ``labels [T]`` (-100: not counted), without storing logits."""
         with self.entered():
-            return ops.cross_entropy(x, self.weight, labels, self.bias, reduction=reduction)
+            return ops.cross_entropy(x, self.weight, labels, self.bias, reduction=reduction, softcap=self.cap)
 
     def logprob(self, x: Value, labels: Value, *, top_k: int | None = None) -> Value:
         """``log p(label)`` of each row in nats, ``[T, 1]``; 0 where the label is negative; with ``top_k`` more columns.
@@ -76,27 +90,4 @@ class Head(Module):
         See :func:`lmrs.ops.token_logprob`.
         """
         with self.entered():
-            return ops.token_logprob(x, self.weight, labels, self.bias, top_k=top_k)
-
-
-class CappedHead(Head):
-    """A head whose logits are ``cap·tanh(x·Wᵀ / cap)`` (Gemma 2).
-
-    The op that scores labels without storing logits knows no cap, so this head generates and does not train or score.
-    """
-
-    def __init__(self, width: int, vocabulary: int, *, cap: float, tied: Embedding | None = None) -> None:
-        super().__init__(width, vocabulary, tied=tied)
-        self.cap = cap
-
-    def forward(self, x: Value) -> Value:
-        """The logits ``[T, V]`` of ``x [T, d]``."""
-        return ops.scale(ops.activation(ops.scale(super().forward(x), by=1 / self.cap), kind="tanh"), by=self.cap)
-
-    def loss(self, x: Value, labels: Value, *, reduction: Reduction = "mean") -> Value:
-        """Raises ConfigError."""
-        raise ConfigError(f"logits capped at {self.cap} cannot be trained yet: cross_entropy knows no cap")
-
-    def logprob(self, x: Value, labels: Value, *, top_k: int | None = None) -> Value:
-        """Raises ConfigError."""
-        raise ConfigError(f"logits capped at {self.cap} cannot be scored yet: token_logprob knows no cap")
+            return ops.token_logprob(x, self.weight, labels, self.bias, top_k=top_k, softcap=self.cap)

@@ -1,5 +1,6 @@
 """Dropout for any family: what a block adds to its input loses some of its elements while training."""
 
+import copy
 from typing import Any, TypeVar
 
 from lmrs import ops
@@ -8,6 +9,8 @@ from lmrs.nn.module import Module
 from lmrs.ops import Value
 
 M = TypeVar("M", bound=Module)
+_ATTENTION = r"re:(.*\.)?(attn|cross)"
+_SUBLAYER = r"re:(.*\.)?(attn|cross|ff)"
 
 
 class Dropped(Module):
@@ -26,18 +29,27 @@ class Dropped(Module):
         return getattr(self.base, name)
 
 
-def dropout(model: M, rate: float = 0.1) -> M:
-    """``model`` with dropout behind each attention, cross-attention and feed-forward network, and behind embeddings.
+def dropout(model: M, rate: float = 0.1, *, attention: float | None = None) -> M:
+    """``model`` with dropout of what attentions and feed-forward networks add, of embeddings, and of attention weights.
 
-    The places of Vaswani et al. (2017, §5.4), which GPT-2, BERT and T5 keep; probabilities of attention stay.
-    The tree shares its parameters with ``model``: train this one, then use and save ``model``. Raises InputError unless
-    ``0 <= rate < 1``.
+    The places of Vaswani et al. (2017, §5.4), and the probabilities of ``attention`` (by default at the same ``rate``),
+    which GPT-2, BERT and T5 have. The tree shares its parameters with ``model``: train this one, then use and save
+    ``model``. Raises InputError unless the rates are in ``[0, 1)``.
     """
-    if not 0 <= rate < 1:
-        raise InputError(f"rate is {rate}, expected 0 <= rate < 1")
+    within = rate if attention is None else attention
+    for name, value in (("rate", rate), ("attention", within)):
+        if not 0 <= value < 1:
+            raise InputError(f"{name} is {value}, expected 0 <= {name} < 1")
+
+    def weights(path: str, module: Module) -> Module:
+        changed = copy.copy(module)
+        vars(changed)["dropout"] = (within, f"{path}.weights")
+        return changed
+
+    changed = model.replace(_ATTENTION, weights) if within else model
     if rate == 0:
-        return model
-    changed = model.replace(r"re:(.*\.)?(attn|cross|ff)", lambda path, module: Dropped(module, rate=rate, site=path))
+        return changed
+    changed = changed.replace(_SUBLAYER, lambda path, module: Dropped(module, rate=rate, site=path))
     # The embedding's table may be tied to the head, which is another module and keeps it.
     last = "embed_norm" if hasattr(model, "embed_norm") else "embed"
     return changed.replace(last, lambda path, module: Dropped(module, rate=rate, site=path))

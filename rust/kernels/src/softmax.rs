@@ -119,6 +119,33 @@ pub fn exp_scaled<F: Real>(row: &mut [F], shift: F, scale: F) {
     F::dispatch(simd::current(), Scaled { row, shift, scale });
 }
 
+/// Each logit becomes `cap·tanh(logit / cap)` (Gemma 2).
+pub fn softcap<F: Real>(row: &mut [F], cap: f64) {
+    F::dispatch(simd::current(), Capped { row, cap });
+}
+
+struct Capped<'a, F> {
+    row: &'a mut [F],
+    cap: f64,
+}
+
+impl<F: Real> Kernel<F> for Capped<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd<F>>(self, s: S) {
+        let (cap, inverse) = (s.splat(F::of(self.cap)), s.splat(F::of(1.0 / self.cap)));
+        for chunk in self.row.chunks_mut(S::LANES) {
+            // SAFETY: the chunk's own length is loaded and stored.
+            unsafe {
+                let v = s.load_part(chunk.as_ptr(), chunk.len());
+                let capped = s.mul(s.tanh(s.mul(v, inverse)), cap);
+                s.store_part(chunk.as_mut_ptr(), capped, chunk.len());
+            }
+        }
+    }
+}
+
 struct Add<'a, F> {
     total: &'a mut ExpSum<F>,
     logits: &'a [F],

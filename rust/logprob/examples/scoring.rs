@@ -41,6 +41,7 @@ fn main() {
     let head = Head {
         weight: &packed,
         bias: None,
+        softcap: None,
     };
     let x = Rows::new(&x, rows, width);
     for threads in [1, 2] {

@@ -1,7 +1,7 @@
 //! What a model thought of each token, beside the token's own probability.
 
 use lmrs_kernels::linear::pick;
-use lmrs_kernels::softmax::{ExpSum, Softmax};
+use lmrs_kernels::softmax::{ExpSum, Softmax, softcap};
 use lmrs_kernels::{Real, Rows};
 
 use crate::{Head, gather};
@@ -43,6 +43,9 @@ impl<F: Real> Head<'_, F> {
         let labels: Vec<usize> = counted.iter().map(|&row| labels[row] as usize).collect();
         let mut targets = vec![F::ZERO; counted.len()];
         pick(dense, self.weight, self.bias, &labels, &mut targets);
+        if let Some(cap) = self.softcap {
+            softcap(&mut targets, cap);
+        }
         let fresh = Seen {
             sum: ExpSum::default(),
             above: 0,

@@ -10,19 +10,21 @@ mod sweep;
 pub use evaluate::Evaluation;
 
 use lmrs_kernels::linear::{Epilogue, Packed, gradient_weight_add, matmul};
-use lmrs_kernels::softmax::{CHUNK, ExpSum, Softmax, exp_scaled, log_sum_exp};
+use lmrs_kernels::softmax::{CHUNK, ExpSum, Softmax, exp_scaled, log_sum_exp, softcap};
 use lmrs_kernels::{Real, Rows, RowsMut, elementwise, team};
 
 /// Bytes of logits held at once in training.
 const LOGITS: usize = 16 << 20;
 
-/// A head `x·Wᵀ + b`, `[vocabulary, d]`.
+/// A head `x·Wᵀ + b`, `[vocabulary, d]`, whose logits may be capped: `cap·tanh(logit / cap)`.
 #[derive(Clone, Copy)]
 pub struct Head<'a, F> {
     /// The weight's panels.
     pub weight: &'a Packed<F>,
     /// `[vocabulary]`.
     pub bias: Option<&'a [F]>,
+    /// The bound of the logits.
+    pub softcap: Option<f64>,
 }
 
 /// Where the gradients of the cross-entropy go; those that are asked for.
@@ -131,6 +133,10 @@ impl<F: Real> Head<'_, F> {
                 RowsMut::new(&mut logits, n, vocabulary),
                 &epilogue,
             );
+            if let Some(cap) = self.softcap {
+                let rows = RowsMut::new(&mut logits, n, vocabulary);
+                team::for_rows(rows, 1, |_, mut row| softcap(row.row_mut(0), cap));
+            }
             let mut sums = vec![0.0; n];
             let seen = Rows::new(&logits, n, vocabulary);
             team::for_rows(RowsMut::new(&mut sums, n, 1), 1, |i, mut sum| {
@@ -146,8 +152,14 @@ impl<F: Real> Head<'_, F> {
                 |i, mut logits| {
                     let (label, scale) = (labels[counted[i]] as usize, scale[counted[i]]);
                     let logits = logits.row_mut(0);
+                    let slopes = self.softcap.map(|cap| slopes(logits, cap));
                     exp_scaled(logits, F::of(sums[i]), scale);
                     logits[label] = logits[label] - scale;
+                    let slopes = slopes.iter().flatten();
+                    logits
+                        .iter_mut()
+                        .zip(slopes)
+                        .for_each(|(d, &slope)| *d = *d * slope);
                 },
             );
             let dlogits = Rows::new(&logits, n, vocabulary);
@@ -181,6 +193,13 @@ impl<F: Real> Head<'_, F> {
         );
         (0..labels.len()).filter(|&row| labels[row] >= 0).collect()
     }
+}
+
+/// How much each capped logit follows the raw one: `1 − (capped / cap)²`.
+fn slopes<F: Real>(capped: &[F], cap: f64) -> Vec<F> {
+    let inverse = F::of(1.0 / cap);
+    let slope = |&logit: &F| F::ONE - (logit * inverse) * (logit * inverse);
+    capped.iter().map(slope).collect()
 }
 
 /// Those rows of `x`, one after another.

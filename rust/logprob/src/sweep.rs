@@ -1,7 +1,7 @@
 //! A pass over the logits of every row, none of which is kept.
 
 use lmrs_kernels::linear::fold;
-use lmrs_kernels::softmax::CHUNK;
+use lmrs_kernels::softmax::{CHUNK, softcap};
 use lmrs_kernels::{Real, Rows, team};
 
 use crate::Head;
@@ -40,8 +40,15 @@ impl<F: Real> Head<'_, F> {
                 CHUNK,
                 &mut states,
                 |states, tile| {
+                    let mut capped = Vec::new();
                     for (i, state) in states.iter_mut().enumerate() {
-                        let logits = tile.values.row(i);
+                        let mut logits = tile.values.row(i);
+                        if let Some(cap) = self.softcap {
+                            capped.clear();
+                            capped.extend_from_slice(logits);
+                            softcap(&mut capped, cap);
+                            logits = &capped;
+                        }
                         step(state, tile.first_row + i, tile.first_column, logits);
                     }
                 },

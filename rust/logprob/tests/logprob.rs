@@ -2,6 +2,7 @@
 
 use lmrs_kernels::linear::Packed;
 use lmrs_kernels::simd::with_level;
+use lmrs_kernels::softmax::softcap;
 use lmrs_kernels::{Level, Real, Rows, RowsMut, team};
 use lmrs_logprob::{Gradients, Head};
 use proptest::prelude::*;
@@ -28,6 +29,7 @@ struct Case {
     vocabulary: usize,
     labels: Vec<i32>,
     bias: bool,
+    softcap: Option<f64>,
     seed: u64,
 }
 
@@ -54,9 +56,10 @@ fn cases() -> impl Strategy<Value = Case> {
         1_usize..40,
         1_usize..2500,
         any::<bool>(),
+        prop::option::of(0.5..20.0),
         0_u64..1 << 40,
     )
-        .prop_flat_map(|(rows, width, vocabulary, bias, seed)| {
+        .prop_flat_map(|(rows, width, vocabulary, bias, softcap, seed)| {
             let labels = prop::collection::vec(-1..vocabulary as i32, rows);
             labels.prop_map(move |labels| Case {
                 rows,
@@ -64,20 +67,29 @@ fn cases() -> impl Strategy<Value = Case> {
                 vocabulary,
                 labels,
                 bias,
+                softcap,
                 seed,
             })
         })
 }
 
-/// Log-probabilities and, row by row, the softmax.
-fn naive(case: &Case) -> (Vec<f64>, Vec<Vec<f64>>) {
+/// Log-probabilities and, row by row, the softmax and how much each logit follows the product.
+fn naive(case: &Case) -> (Vec<f64>, Vec<(Vec<f64>, Vec<f64>)>) {
     let (x, w, b) = (case.x(), case.weight(), case.biases());
     let row = |t: usize| {
         let logit = |n: usize| {
             let products = (0..case.width).map(|k| x[t * case.width + k] * w[n * case.width + k]);
             products.sum::<f64>() + b.as_ref().map_or(0.0, |b| b[n])
         };
-        let logits: Vec<f64> = (0..case.vocabulary).map(logit).collect();
+        let raw: Vec<f64> = (0..case.vocabulary).map(logit).collect();
+        let (logits, slopes): (Vec<f64>, Vec<f64>) = raw
+            .iter()
+            .map(|&logit| {
+                case.softcap.map_or((logit, 1.0), |cap| {
+                    (cap * (logit / cap).tanh(), (logit / cap).cosh().powi(-2))
+                })
+            })
+            .unzip();
         let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let lse = max + logits.iter().map(|l| (l - max).exp()).sum::<f64>().ln();
         let label = case.labels[t];
@@ -86,18 +98,20 @@ fn naive(case: &Case) -> (Vec<f64>, Vec<Vec<f64>>) {
         } else {
             logits[label as usize] - lse
         };
-        (logprob, logits.iter().map(|l| (l - lse).exp()).collect())
+        let probabilities = logits.iter().map(|l| (l - lse).exp()).collect();
+        (logprob, (probabilities, slopes))
     };
     (0..case.rows).map(row).unzip()
 }
 
 fn score<F: Real>(case: &Case, x: &[F], weight: &Packed<F>, bias: Option<&[F]>) -> Vec<F> {
     let mut out = vec![F::of(f64::NAN); case.rows];
-    Head { weight, bias }.token_logprob(
-        Rows::new(x, case.rows, case.width),
-        &case.labels,
-        &mut out,
-    );
+    Head {
+        weight,
+        bias,
+        softcap: case.softcap,
+    }
+    .token_logprob(Rows::new(x, case.rows, case.width), &case.labels, &mut out);
     out
 }
 
@@ -125,6 +139,7 @@ fn train<F: Real>(case: &Case, x: &[F], w: &[F], bias: Option<&[F]>, scale: &[F]
     let head = Head {
         weight: &Packed::new(rows),
         bias,
+        softcap: case.softcap,
     };
     let x = Rows::new(x, case.rows, case.width);
     head.nll_gradients(
@@ -157,7 +172,7 @@ proptest! {
 
     #[test]
     fn scoring_and_training(case in cases()) {
-        let (want, probabilities) = naive(&case);
+        let (want, predicted) = naive(&case);
         let scale = values(case.rows, case.seed + 5);
         let (x, w, b) = (case.x(), case.weight(), case.biases());
         let mut dx = vec![0.0; x.len()];
@@ -166,7 +181,7 @@ proptest! {
         for (t, &label) in case.labels.iter().enumerate().filter(|(_, label)| **label >= 0) {
             for n in 0..case.vocabulary {
                 let one = f64::from(u8::from(label as usize == n));
-                let d = scale[t] * (probabilities[t][n] - one);
+                let d = scale[t] * (predicted[t].0[n] - one) * predicted[t].1[n];
                 db[n] += d;
                 for k in 0..case.width {
                     dx[t * case.width + k] += d * w[n * case.width + k];
@@ -207,6 +222,7 @@ fn many_rows_are_taken_in_chunks_of_the_logits_that_fit() {
         vocabulary: 17_000,
         labels: (0..300).map(|t| t * 50).collect(),
         bias: false,
+        softcap: Some(3.0),
         seed: 1,
     };
     let (x, w) = (single(&case.x()), single(&case.weight()));
@@ -235,6 +251,7 @@ fn extreme_logits_stay_finite() {
         vocabulary: 300,
         labels: vec![0],
         bias: true,
+        softcap: None,
         seed: 3,
     };
     let w = vec![0.0_f32; 300];
@@ -266,7 +283,7 @@ proptest! {
         let (x, w) = (whole(case.rows * case.width, case.seed), whole(case.vocabulary * case.width, case.seed + 1));
         let bias = case.bias.then(|| whole(case.vocabulary, case.seed + 2));
         let packed = Packed::new(Rows::new(&w, case.vocabulary, case.width));
-        let head = Head { weight: &packed, bias: bias.as_deref() };
+        let head = Head { weight: &packed, bias: bias.as_deref(), softcap: case.softcap };
         each_level(|level| {
             let found = head.evaluate(Rows::new(&x, case.rows, case.width), &case.labels, k);
             assert_eq!(found.logprob, score(&case, &x, &packed, bias.as_deref()), "{level:?}: the bits of scoring");
@@ -280,7 +297,11 @@ proptest! {
                 let logit = |n: usize| {
                     let product: f32 = (0..case.width).map(|i| x[t * case.width + i] * w[n * case.width + i]).sum();
                     // With 0 added there is one zero.
-                    f64::from(product + bias.as_ref().map_or(0.0, |b| b[n])) + 0.0
+                    let mut logit = [product + bias.as_ref().map_or(0.0, |b| b[n])];
+                    if let Some(cap) = case.softcap {
+                        softcap(&mut logit, cap);
+                    }
+                    f64::from(logit[0]) + 0.0
                 };
                 let logits: Vec<f64> = (0..case.vocabulary).map(logit).collect();
                 let mut order: Vec<usize> = (0..case.vocabulary).collect();
@@ -312,6 +333,7 @@ fn what_is_not_finite_is_said_and_does_not_spread() {
         vocabulary: 2000,
         labels: vec![7, 8, 9],
         bias: true,
+        softcap: None,
         seed: 3,
     };
     let mut bias = single(&case.biases().unwrap_or_default());
@@ -323,6 +345,7 @@ fn what_is_not_finite_is_said_and_does_not_spread() {
         let head = Head {
             weight: &packed,
             bias: Some(&bias),
+            softcap: None,
         };
         let x = [1.0, f32::NAN, 2.0];
         let found = head.evaluate(Rows::new(&x, 3, 1), &case.labels, 2);

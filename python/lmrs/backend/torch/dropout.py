@@ -16,27 +16,51 @@ def dropout(x: Tensor, *, rate: float, site: str) -> Tensor:
     if randomness is None or not rate:
         return x
     seed, step = randomness
-    words = _philox(math.ceil(x.numel() / 4), seed=seed, step=step, site=_number(site), device=x.device)
-    kept = words.flatten()[: x.numel()].reshape(x.shape) >= int(rate * 2**32)
-    return torch.where(kept, x * (1 / (1 - rate)), torch.zeros((), dtype=x.dtype, device=x.device))
+    i = torch.arange(math.ceil(x.numel() / 4), device=x.device)
+    words = _philox(i & _LOW, i >> 32, seed=seed, step=step, site=_number(site))
+    return _kept(x, words.flatten()[: x.numel()].reshape(x.shape), rate)
 
 
-def _philox(blocks: int, *, seed: int, step: int, site: int, device: torch.device) -> Tensor:
-    """Four random words below 2³² for each of the counters ``(i, i >> 32, site, step)``, ``[blocks, 4]``."""
-    low = 2**32 - 1
+def dropped(weight: Tensor, first: int, *, rate: float, site: str) -> Tensor:
+    """The same for ``weight [heads, queries, keys]`` of attention, whose first query is row ``first`` of the batch.
+
+    The counters are ``(key / 4, row·heads + head, site, step)``, as those of the native kernel.
+    """
+    randomness = RANDOMNESS.get()
+    if randomness is None or not rate:
+        return weight
+    seed, step = randomness
+    heads, queries, keys = weight.shape
+    row = torch.arange(first, first + queries, device=weight.device)
+    number = (row * heads + torch.arange(heads, device=weight.device)[:, None])[:, :, None]
+    block = torch.arange(math.ceil(keys / 4), device=weight.device).expand(heads, queries, -1)
+    number = number.expand(block.shape)
+    words = _philox(block, number, seed=seed, step=step, site=_number(site))
+    return _kept(weight, words.flatten(-2)[..., :keys], rate)
+
+
+def _kept(x: Tensor, words: Tensor, rate: float) -> Tensor:
+    zero = torch.zeros((), dtype=x.dtype, device=x.device)
+    return torch.where(words >= int(rate * 2**32), x * (1 / (1 - rate)), zero)
+
+
+_LOW = 2**32 - 1
+
+
+def _philox(c0: Tensor, c1: Tensor, *, seed: int, step: int, site: int) -> Tensor:
+    """Four random words below 2³² for each of the counters ``(c0, c1, site, step)``, in a last dimension."""
 
     def product(x: Tensor, factor: int) -> tuple[Tensor, Tensor]:
         # int64 wraps, which leaves the lower 64 bits of the product as they should be.
         wide = x * factor
-        return wide >> 32 & low, wide & low
+        return wide >> 32 & _LOW, wide & _LOW
 
-    i = torch.arange(blocks, device=device)
-    c0, c1, c2, c3 = i & low, i >> 32, torch.full_like(i, site), torch.full_like(i, step)
-    k0, k1 = seed & low, seed >> 32
+    c2, c3 = torch.full_like(c0, site), torch.full_like(c0, step)
+    k0, k1 = seed & _LOW, seed >> 32
     for _ in range(10):
         (a_high, a_low), (b_high, b_low) = product(c0, 0xD2511F53), product(c2, 0xCD9E8D57)
         c0, c1, c2, c3 = b_high ^ c1 ^ k0, b_low, a_high ^ c3 ^ k1, a_low
-        k0, k1 = (k0 + 0x9E3779B9) & low, (k1 + 0xBB67AE85) & low
+        k0, k1 = (k0 + 0x9E3779B9) & _LOW, (k1 + 0xBB67AE85) & _LOW
     return torch.stack([c0, c1, c2, c3], -1)
 
 

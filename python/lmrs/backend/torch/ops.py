@@ -121,18 +121,33 @@ def char_conv(x: Tensor, weight: Tensor, bias: Tensor | None, sequences: Ragged)
 
 
 def cross_entropy(
-    x: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, *, reduction: str, ignore: int
+    x: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    *,
+    reduction: str,
+    ignore: int,
+    softcap: float | None = None,
 ) -> Tensor:
     counted = labels != ignore
     target = _inside("cross_entropy", labels.masked_fill(~counted, 0), len(weight))
-    nll = functional.cross_entropy(functional.linear(x, weight, bias), target, reduction="none")
+    nll = functional.cross_entropy(_logits(x, weight, bias, softcap), target, reduction="none")
     total = nll.masked_fill(~counted, 0.0).sum()
     return (total / counted.sum().clamp(min=1) if reduction == "mean" else total).reshape(1, 1)
 
 
-def token_logprob(x: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None, *, top_k: int | None) -> Tensor:
+def token_logprob(
+    x: Tensor,
+    weight: Tensor,
+    labels: Tensor,
+    bias: Tensor | None,
+    *,
+    top_k: int | None,
+    softcap: float | None = None,
+) -> Tensor:
     target = _inside("token_logprob", labels.clamp(min=0), len(weight))[:, None]
-    logits, ignored = functional.linear(x, weight, bias), labels[:, None] < 0
+    logits, ignored = _logits(x, weight, bias, softcap), labels[:, None] < 0
     if top_k is None:
         return logits.log_softmax(-1).gather(1, target).masked_fill(ignored, 0.0)
     logprobs, total = logits.log_softmax(-1), logits.logsumexp(-1, keepdim=True)
@@ -144,6 +159,11 @@ def token_logprob(x: Tensor, weight: Tensor, labels: Tensor, bias: Tensor | None
     parts = [part.masked_fill(ignored, 0.0) for part in parts]
     named = [ids.to(x.dtype).masked_fill(ignored, -1.0), logprobs.gather(1, ids).masked_fill(ignored, 0.0)]
     return torch.cat(parts + named, -1).detach()
+
+
+def _logits(x: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
+    logits = functional.linear(x, weight, bias)
+    return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
 
 def sum(x: Tensor) -> Tensor:

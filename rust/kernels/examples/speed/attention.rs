@@ -92,6 +92,7 @@ fn spec(heads: usize, kv_heads: usize, head_dim: usize, causal: bool) -> Spec {
         softcap: None,
         relative: None,
         alibi: None,
+        dropout: None,
     }
 }
 

@@ -7,6 +7,7 @@
 mod backward;
 mod bias;
 mod block;
+mod dropped;
 mod forward;
 mod partial;
 mod pool;
@@ -17,6 +18,7 @@ mod tile;
 
 pub use backward::{Gradients, Saved, backward};
 pub use block::KvType;
+pub use dropped::Dropout;
 pub use forward::{Sequence, forward};
 pub use store::KvStore;
 
@@ -35,7 +37,7 @@ pub struct Spec {
     pub scale: f64,
     /// Whether query number `n` sees only keys `0..=n`.
     pub causal: bool,
-    /// Only the last so many of the keys up to the query's own number are seen.
+    /// Only keys less than so far from the query's own number are seen, on either side if not causal.
     pub window: Option<usize>,
     /// A score `s` becomes `softcap·tanh(s / softcap)`.
     pub softcap: Option<f64>,
@@ -43,6 +45,8 @@ pub struct Spec {
     pub relative: Option<Relative>,
     /// The slope of each head: `slope·|key − query|` is taken from a score (`ALiBi`, Press et al. 2022, for keys on either side).
     pub alibi: Option<Vec<f64>>,
+    /// Which weights are left out, in training.
+    pub dropout: Option<Dropout>,
 }
 
 /// T5's buckets of relative positions (Raffel et al. 2020, §2.1; `modeling_t5.py`).
@@ -95,11 +99,8 @@ pub struct Prefix<'a, F> {
 impl Spec {
     /// The keys that query number `query` sees, of `keys` there are.
     fn seen(&self, query: usize, keys: usize) -> std::ops::Range<usize> {
-        let end = if self.causal {
-            keys.min(query + 1)
-        } else {
-            keys
-        };
+        let ahead = if self.causal { Some(1) } else { self.window };
+        let end = ahead.map_or(keys, |ahead| keys.min(query.saturating_add(ahead)));
         let start = self
             .window
             .map_or(0, |window| (query + 1).saturating_sub(window));

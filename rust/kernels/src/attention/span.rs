@@ -6,6 +6,7 @@
 
 use std::ops::Range;
 
+use super::KvStore;
 use super::block::{AnyHead, BLOCK, Head, with_head};
 use super::partial::{Partial, fill};
 use super::score::{cap, mask};
@@ -87,6 +88,19 @@ impl<F: Real> Kernel<F> for Part<'_, F> {
                 unsafe {
                     let row_scores = scores.add(row * SPAN);
                     let (max, sum) = weigh(s, softcap, row_scores, bias, &used, &seen);
+                    if let Some(dropout) = tile.spec.dropout {
+                        let weights =
+                            std::slice::from_raw_parts_mut(row_scores.add(used.start), used.len());
+                        let ahead = tile.prefix.filter(|_| span.own).map_or(0, KvStore::len);
+                        let number = (tile.row + token) * tile.spec.heads + head;
+                        let mut factors = [F::ONE; SPAN];
+                        let factors = &mut factors[..used.len()];
+                        dropout.factors(number, ahead + span.base + used.start, factors);
+                        weights
+                            .iter_mut()
+                            .zip(factors)
+                            .for_each(|(weight, factor)| *weight = *weight * *factor);
+                    }
                     *to.max.add(row) = max;
                     *to.sum.add(row) = sum;
                 }

@@ -1,10 +1,13 @@
 //! `softmax(scale·q·kᵀ + bias)·v` for each head and sequence of a packed batch.
 
-use lmrs_kernels::attention::{self, Gradients, KvStore, KvType, Prefix, Relative, Sequence, Spec};
+use lmrs_kernels::attention::{
+    self, Dropout, Gradients, KvStore, KvType, Prefix, Relative, Sequence, Spec,
+};
 use lmrs_kernels::{Real, RowsMut};
 use lmrs_tensor::{Element, Error, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
+use super::dropout::Randomness;
 use super::{float, view};
 use crate::op::{Cache, Call, Forward, Operation, Saved, optional, required};
 use crate::{Meta, Ragged, Spares, meta};
@@ -35,7 +38,7 @@ pub struct Attention {
     pub scale: f64,
     /// Whether a query sees only keys up to its own number.
     pub causal: bool,
-    /// Only the last so many of them.
+    /// Only those less than so far away, on either side if not causal.
     pub window: Option<usize>,
     /// A score `s` becomes `softcap·tanh(s / softcap)`.
     pub softcap: Option<f64>,
@@ -45,6 +48,12 @@ pub struct Attention {
     pub alibi: Option<Vec<f64>>,
     /// The slot in which keys and values stay between steps.
     pub cache: Option<String>,
+    /// The probability with which training leaves a weight out.
+    #[serde(default)]
+    pub dropout: f64,
+    /// The place in the model, so that two places draw different masks.
+    #[serde(default)]
+    pub site: String,
 }
 
 impl Operation for Attention {
@@ -66,6 +75,13 @@ impl Operation for Attention {
             return Err(Error::shape(
                 NAME,
                 format!("{said}; expected heads of one width, kv_heads dividing heads"),
+            ));
+        }
+        if !(0.0..1.0).contains(&self.dropout) {
+            return Err(Error::input(
+                "attention dropout",
+                &self.dropout,
+                "0 <= rate < 1",
             ));
         }
         if self.window == Some(0) {
@@ -117,7 +133,8 @@ impl Operation for Attention {
                 }).collect();
                 let sequences: Vec<_> = queries.ranges().zip(&stores)
                     .map(|(rows, store)| Sequence { rows, store, first: 0 }).collect();
-                self.attend(inputs, &sequences, call.needs.contains(&true), call.spares)
+                let spec = self.spec(required(NAME, inputs, 0)?.width(), call.randomness);
+                attend(&spec, inputs, &sequences, call.needs.contains(&true), call.spares)
             }),
         }
     }
@@ -159,7 +176,7 @@ impl Operation for Attention {
                         (RowsMut::new(dpk, rows, width), RowsMut::new(dpv, rows, width))
                     }),
                 };
-                attention::backward(&self.spec(q.width()), &seen, view(grad)?, &mut grads);
+                attention::backward(&self.spec(q.width(), saved.randomness), &seen, view(grad)?, &mut grads);
             }
             let tensor = |(values, like): (Vec<T>, &Option<Tensor>)| {
                 like.as_ref().map(|like| Tensor::new(values, like.shape())).transpose()
@@ -170,7 +187,7 @@ impl Operation for Attention {
 }
 
 impl Attention {
-    fn spec(&self, width: usize) -> Spec {
+    fn spec(&self, width: usize, randomness: Option<Randomness>) -> Spec {
         let relative = |r: RelativeBuckets| Relative {
             buckets: r.buckets,
             max_distance: r.max_distance,
@@ -186,6 +203,12 @@ impl Attention {
             softcap: self.softcap,
             relative: self.relative.map(relative),
             alibi: self.alibi.clone(),
+            dropout: randomness
+                .filter(|_| self.dropout > 0.0)
+                .map(|randomness| Dropout {
+                    rate: self.dropout,
+                    key: randomness.at(&self.site),
+                }),
         }
     }
 
@@ -217,44 +240,45 @@ impl Attention {
                 first,
             });
         }
-        self.attend(inputs, &sequences, false, spares)
+        let spec = self.spec(required(NAME, inputs, 0)?.width(), None);
+        attend(&spec, inputs, &sequences, false, spares)
     }
+}
 
-    fn attend<T: Real + Element>(
-        &self,
-        inputs: &[Option<Tensor>],
-        sequences: &[Sequence<'_, T>],
-        keep: bool,
-        spares: &mut Spares,
-    ) -> Result<Forward> {
-        let q = required(NAME, inputs, 0)?;
-        let table = optional(inputs, 3).map(Tensor::values).transpose()?;
-        let mut out = spares.buffer::<T>(q.len());
-        out.fill(T::ZERO);
-        let mut lse = if keep {
-            vec![T::ZERO; q.rows() * self.heads]
-        } else {
-            Vec::new()
-        };
-        attention::forward(
-            &self.spec(q.width()),
-            view(q)?,
-            sequences,
-            table,
-            prefix(inputs)?,
-            RowsMut::new(&mut out, q.rows(), q.width()),
-            keep.then_some(lse.as_mut_slice()),
-        );
-        let kept = if keep {
-            vec![Tensor::new(lse, [q.rows(), self.heads])?]
-        } else {
-            Vec::new()
-        };
-        Ok(Forward {
-            output: Tensor::new(out, q.shape())?,
-            kept,
-        })
-    }
+fn attend<T: Real + Element>(
+    spec: &Spec,
+    inputs: &[Option<Tensor>],
+    sequences: &[Sequence<'_, T>],
+    keep: bool,
+    spares: &mut Spares,
+) -> Result<Forward> {
+    let q = required(NAME, inputs, 0)?;
+    let table = optional(inputs, 3).map(Tensor::values).transpose()?;
+    let mut out = spares.buffer::<T>(q.len());
+    out.fill(T::ZERO);
+    let mut lse = if keep {
+        vec![T::ZERO; q.rows() * spec.heads]
+    } else {
+        Vec::new()
+    };
+    attention::forward(
+        spec,
+        view(q)?,
+        sequences,
+        table,
+        prefix(inputs)?,
+        RowsMut::new(&mut out, q.rows(), q.width()),
+        keep.then_some(lse.as_mut_slice()),
+    );
+    let kept = if keep {
+        vec![Tensor::new(lse, [q.rows(), spec.heads])?]
+    } else {
+        Vec::new()
+    };
+    Ok(Forward {
+        output: Tensor::new(out, q.shape())?,
+        kept,
+    })
 }
 
 fn input<'a>(saved: &'a Saved<'_>, index: usize) -> Result<&'a Tensor> {

@@ -29,17 +29,20 @@ pub struct CrossEntropy {
     pub reduction: Reduction,
     /// The label of rows that do not count.
     pub ignore: i32,
+    /// Bounds the logits: `cap·tanh(logit / cap)`.
+    #[serde(default)]
+    pub softcap: Option<f64>,
 }
 
 impl Operation for CrossEntropy {
     fn infer(&self, inputs: &[Option<&Meta>]) -> Result<Meta> {
-        let x = head::infer(NAME, inputs)?;
+        let x = head::infer(NAME, inputs, self.softcap)?;
         Ok(Meta::matrix(x.dtype, Dim::Known(1), 1))
     }
 
     /// With a backward pass to come, the gradients are made now, from the logits that are at hand.
     fn forward(&self, call: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward> {
-        let head = head::Inputs::of(NAME, inputs, |label| label == self.ignore)?;
+        let head = head::Inputs::of(NAME, inputs, self.softcap, |label| label == self.ignore)?;
         let divisor = match self.reduction {
             Reduction::Mean => head.counted().max(1),
             Reduction::Sum => 1,

@@ -19,6 +19,17 @@ pub struct Randomness {
     pub step: u32,
 }
 
+impl Randomness {
+    /// What a mask is drawn from at the place called `site`.
+    pub(super) fn at(self, site: &str) -> Key {
+        Key {
+            seed: self.seed,
+            step: self.step,
+            site: site_number(site),
+        }
+    }
+}
+
 /// `dropout(x)`: zero with probability `rate`, the others divided by `1 - rate`; nothing outside training.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,14 +68,10 @@ impl Operation for Dropout {
 impl Dropout {
     /// The same mask forward and backward.
     fn masked(&self, x: &Tensor, randomness: Option<Randomness>) -> Result<Tensor> {
-        let Some(Randomness { seed, step }) = randomness.filter(|_| self.rate > 0.0) else {
+        let Some(randomness) = randomness.filter(|_| self.rate > 0.0) else {
             return x.reshaped(x.shape());
         };
-        let key = Key {
-            seed,
-            step,
-            site: site_number(&self.site),
-        };
+        let key = randomness.at(&self.site);
         float!(x, T => {
             let view = view::<T>(x)?;
             matrix(x.rows(), x.width(), |y| dropout::dropout(view, self.rate, key, y))

@@ -16,7 +16,14 @@ use crate::{Meta, meta};
 const WEIGHT: usize = 1;
 
 /// Judges `x [T, d], weight [V, d], labels [T], [bias [V]]` and returns the meta of x.
-pub fn infer<'a>(op: &'static str, inputs: &[Option<&'a Meta>]) -> Result<&'a Meta> {
+pub fn infer<'a>(
+    op: &'static str,
+    inputs: &[Option<&'a Meta>],
+    softcap: Option<f64>,
+) -> Result<&'a Meta> {
+    if let Some(cap) = softcap.filter(|cap| !(cap.is_finite() && *cap > 0.0)) {
+        return Err(Error::input("softcap", &cap, "a positive number"));
+    }
     let (x, weight) = (*required(op, inputs, 0)?, *required(op, inputs, 1)?);
     let (vocabulary, width) = weight.weight(op, "weight")?;
     meta::expect_equal(op, "width of x", &x.width(op, "x")?, &width)?;
@@ -40,6 +47,7 @@ pub struct Inputs<'a> {
     pub x: &'a Tensor,
     weight: &'a Tensor,
     bias: Option<&'a Tensor>,
+    softcap: Option<f64>,
     /// `[T]`.
     pub labels: Vec<i32>,
 }
@@ -50,6 +58,7 @@ impl<'a> Inputs<'a> {
     pub fn of(
         op: &'static str,
         inputs: &'a [Option<Tensor>],
+        softcap: Option<f64>,
         ignored: impl Fn(i32) -> bool,
     ) -> Result<Self> {
         let (x, weight) = (required(op, inputs, 0)?, required(op, inputs, 1)?);
@@ -66,6 +75,7 @@ impl<'a> Inputs<'a> {
             x,
             weight,
             bias: optional(inputs, 3),
+            softcap,
             labels,
         })
     }
@@ -81,6 +91,7 @@ impl<'a> Inputs<'a> {
         let head = Head {
             weight: &weight,
             bias: self.bias.map(Tensor::values).transpose()?,
+            softcap: self.softcap,
         };
         let mut logprobs = vec![T::ZERO; self.x.rows()];
         head.token_logprob(view(self.x)?, &self.labels, &mut logprobs);
@@ -97,6 +108,7 @@ impl<'a> Inputs<'a> {
         let head = Head {
             weight: &weight,
             bias: self.bias.map(Tensor::values).transpose()?,
+            softcap: self.softcap,
         };
         Ok(head.evaluate(view(self.x)?, &self.labels, k))
     }
@@ -112,6 +124,7 @@ impl<'a> Inputs<'a> {
         let head = Head {
             weight: &weight,
             bias: self.bias.map(Tensor::values).transpose()?,
+            softcap: self.softcap,
         };
         let wants = |index: usize| needs.get(index) == Some(&true);
         let buffer = |wanted: bool, like: &Tensor| wanted.then(|| vec![T::ZERO; like.len()]);

@@ -24,11 +24,14 @@ pub struct TokenLogprob {
     /// How many of the likeliest tokens to name; `None`: the log-probabilities alone.
     #[serde(default)]
     pub top_k: Option<usize>,
+    /// Bounds the logits: `cap·tanh(logit / cap)`.
+    #[serde(default)]
+    pub softcap: Option<f64>,
 }
 
 impl Operation for TokenLogprob {
     fn infer(&self, inputs: &[Option<&Meta>]) -> Result<Meta> {
-        let x = head::infer(NAME, inputs)?;
+        let x = head::infer(NAME, inputs, self.softcap)?;
         let Some(k) = self.top_k else {
             return Ok(Meta::matrix(x.dtype, x.rows(), 1));
         };
@@ -45,7 +48,7 @@ impl Operation for TokenLogprob {
     }
 
     fn forward(&self, call: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward> {
-        let head = head::Inputs::of(NAME, inputs, |label| label < 0)?;
+        let head = head::Inputs::of(NAME, inputs, self.softcap, |label| label < 0)?;
         let rows = head.x.rows();
         float!(head.x, T => match self.top_k {
             None => Ok(Tensor::new(head.logprobs::<T>(call)?, [rows, 1])?.into()),
@@ -76,7 +79,7 @@ impl Operation for TokenLogprob {
             let expected = "none where a gradient is wanted";
             return Err(Error::input("top_k", &k, expected));
         }
-        let head = head::Inputs::of(NAME, saved.inputs, |label| label < 0)?;
+        let head = head::Inputs::of(NAME, saved.inputs, self.softcap, |label| label < 0)?;
         float!(grad, T => {
             let scale: Vec<T> = grad.values::<T>()?.iter().map(|g| -g).collect();
             Ok(head.gradients(&scale, saved.needs)?.1)

@@ -231,6 +231,14 @@ impl<F: Real> Kernel<F> for Run<'_, '_, F> {
                     let bias = biases.filter(|_| job.own);
                     let bias =
                         bias.map(|b| b.of(job.head * group + i % group, token, job.keys.start));
+                    let mut factors = [F::ONE; BLOCK];
+                    if let Some(dropout) = spec.dropout {
+                        let row = bounds(saved.queries, job.sequence).start + token;
+                        let row = row * spec.heads + job.head * group + i % group;
+                        let ahead = saved.prefix.filter(|_| job.own);
+                        let ahead = ahead.map_or(0, |prefix| prefix.keys.rows());
+                        dropout.factors(row, ahead + job.keys.start + from, &mut factors);
+                    }
                     let at = i % group * distances + queries - 1 - token;
                     let gradient =
                         (distances > 0).then(|| &mut by_distance[at..at + BLOCK][from..]);
@@ -240,6 +248,7 @@ impl<F: Real> Kernel<F> for Run<'_, '_, F> {
                         seen: seen.start.max(from) - from..seen.end.max(from) - from,
                         bias: bias.map(|bias| &bias[from..]),
                         gradient,
+                        factors: spec.dropout.map(|_| &factors[..]),
                         softcap: spec.softcap.map(F::of),
                         lse: gathered.lse[row + i],
                         delta: gathered.delta[row + i],

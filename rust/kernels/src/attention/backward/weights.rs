@@ -15,13 +15,16 @@ pub(super) struct Weights<'a, F> {
     pub bias: Option<&'a [F]>,
     /// Where the gradient of the bias is added.
     pub gradient: Option<&'a mut [F]>,
+    /// What dropout multiplies the weights by.
+    pub factors: Option<&'a [F]>,
     pub softcap: Option<F>,
     pub lse: F,
     pub delta: F,
 }
 
 impl<F: Real> Weights<'_, F> {
-    /// `p = exp(score − lse)`, `ds = p·(dout·vᵀ − D)`, times the slope of the soft cap.
+    /// `p = exp(score − lse)`, `ds = p·(dout·vᵀ − D)`, times the slope of the soft cap. With dropout `m`, `p·m` takes the
+    /// place of what goes to the values, and `m·(dout·vᵀ)` that of the slope.
     #[inline(always)]
     pub fn differentiate<S: Simd<F>>(self, s: S) {
         let Self {
@@ -30,6 +33,7 @@ impl<F: Real> Weights<'_, F> {
             seen,
             bias,
             mut gradient,
+            factors,
             softcap,
             lse,
             delta,
@@ -39,7 +43,7 @@ impl<F: Real> Weights<'_, F> {
             .zip(slopes.chunks_exact_mut(S::LANES));
         for (j, (p, ds)) in chunks.enumerate() {
             let at = j * S::LANES;
-            // SAFETY: the chunks hold `LANES` elements, the bias and its gradient 64.
+            // SAFETY: the chunks hold `LANES` elements, the bias, its gradient and the factors as many as the scores.
             unsafe {
                 let capped = cap(s, s.load(p.as_ptr()), softcap);
                 let mut score = capped;
@@ -47,7 +51,12 @@ impl<F: Real> Weights<'_, F> {
                     score = s.add(score, s.load(bias[at..].as_ptr()));
                 }
                 let weight = s.exp(s.sub(mask(s, score, at, &seen, F::NEG_INFINITY), s.splat(lse)));
-                let slope = s.mul(weight, s.sub(s.load(ds.as_ptr()), s.splat(delta)));
+                let (mut given, mut slope) = (weight, s.load(ds.as_ptr()));
+                if let Some(factors) = factors {
+                    let factor = s.load(factors[at..].as_ptr());
+                    (given, slope) = (s.mul(weight, factor), s.mul(slope, factor));
+                }
+                let slope = s.mul(weight, s.sub(slope, s.splat(delta)));
                 // What is not seen may be infinite, and 0 times that is not 0.
                 let mut slope = mask(s, slope, at, &seen, F::ZERO);
                 if let Some(gradient) = &mut gradient {
@@ -58,7 +67,7 @@ impl<F: Real> Weights<'_, F> {
                     let t = s.mul(capped, s.splat(F::ONE / cap));
                     slope = s.mul(slope, s.sub(s.splat(F::ONE), s.mul(t, t)));
                 }
-                s.store(p.as_mut_ptr(), weight);
+                s.store(p.as_mut_ptr(), given);
                 s.store(ds.as_mut_ptr(), slope);
             }
         }

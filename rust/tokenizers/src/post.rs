@@ -46,6 +46,15 @@ pub(crate) struct Trim {
 }
 
 impl Post {
+    /// Whether offsets are changed.
+    pub(crate) fn trims(&self) -> bool {
+        match self {
+            Self::Roberta { trim, .. } | Self::ByteLevel(trim) => trim.is_some(),
+            Self::Sequence(steps) => steps.iter().any(Self::trims),
+            Self::Template { .. } | Self::Bert { .. } => false,
+        }
+    }
+
     /// How many tokens are added around `texts` texts.
     pub(crate) fn added(&self, texts: usize) -> usize {
         match self {

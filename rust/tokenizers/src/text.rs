@@ -333,3 +333,20 @@ impl Characters {
         }
     }
 }
+
+/// Character offsets to byte offsets.
+pub(crate) struct Bytes(Option<Vec<u32>>);
+
+impl Bytes {
+    pub(crate) fn of(text: &str) -> Self {
+        let starts = || text.char_indices().map(|(at, _)| at as u32);
+        Self((!text.is_ascii()).then(|| starts().chain([text.len() as u32]).collect()))
+    }
+
+    pub(crate) fn at(&self, character: u32) -> u32 {
+        let starts = self.0.as_ref();
+        starts.map_or(character, |starts| {
+            starts.get(character as usize).copied().unwrap_or(0)
+        })
+    }
+}

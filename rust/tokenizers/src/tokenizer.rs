@@ -12,6 +12,7 @@ use crate::{
     parallel::many,
     post::Post,
     split::Splitter,
+    text::Bytes,
 };
 
 /// How to encode; a plain value, so that nothing about a call is remembered by the tokenizer.
@@ -104,13 +105,25 @@ impl Tokenizer {
         pair: Option<&str>,
         options: &EncodeOptions,
     ) -> Result<Encoding> {
+        // What is trimmed are characters, so bytes are told afterwards.
+        let trims = self.post.as_ref().is_some_and(Post::trims);
+        let unit = if trims {
+            Unit::Characters
+        } else {
+            options.offsets
+        };
+        let texts: Vec<&str> = std::iter::once(text).chain(pair).collect();
         let mut parts = Vec::with_capacity(2);
-        for (at, text) in std::iter::once(text).chain(pair).enumerate() {
-            let mut part = self.encode_one(text, options)?;
+        for (at, text) in texts.iter().enumerate() {
+            let mut part = self.encode_one(text, options.split_special_tokens, unit)?;
             part.set_type(at as u32);
             parts.push(part);
         }
-        self.arrange(parts, options)
+        let mut encoding = self.arrange(parts, options)?;
+        if unit != options.offsets {
+            encoding.count_bytes(&texts.into_iter().map(Bytes::of).collect::<Vec<_>>());
+        }
+        Ok(encoding)
     }
 
     /// The ids of [`Tokenizer::encode`] alone, which take less time.
@@ -252,15 +265,14 @@ impl Tokenizer {
         Ok("")
     }
 
-    fn encode_one(&self, input: &str, options: &EncodeOptions) -> Result<Encoding> {
-        let ignore_special = options.split_special_tokens;
+    fn encode_one(&self, input: &str, ignore_special: bool, unit: Unit) -> Result<Encoding> {
         if let Some(spans) = self.stretches(input, ignore_special)? {
-            let mut output = Full::new(input, None, options.offsets);
+            let mut output = Full::new(input, None, unit);
             self.encode_stretches(input, &spans, &mut output)?;
             return Ok(output.finish());
         }
         let cut = self.cut(input, ignore_special);
-        let mut output = Full::new(input, Some(&cut.aligned), options.offsets);
+        let mut output = Full::new(input, Some(&cut.aligned), unit);
         self.encode_words(&cut, &mut output)?;
         Ok(output.finish())
     }

@@ -243,12 +243,13 @@ impl<O: Output> StretchWork<'_, O> {
             return self.output.long(start, entry);
         }
         let goes_on = start > first;
+        let anywhere = self.cutting.at == Stretches::Bert || goes_on;
         let one_word = self.cutting.at.is_one_word();
         self.pieces.clear();
         let mut begins = 0;
         let model = &self.tokenizer.tokens.model;
         let text = self.input.get(start..end).unwrap_or("");
-        let plain = self.cutting.plain.as_ref().filter(|_| key.is_some());
+        let plain = self.cutting.plain.as_ref().filter(|_| anywhere);
         if let Some(plain) = plain.filter(|plain| plain.word(text, &mut self.word)) {
             begins = u32::from(!one_word);
             if let Err(error) = model.tokenize(&self.word, &mut self.scratch) {
@@ -264,10 +265,10 @@ impl<O: Output> StretchWork<'_, O> {
         } else {
             let (normalizer, splitter) = (&self.tokenizer.normalizer, &self.tokenizer.splitter);
             let (normalizer, splitter) = (normalizer.as_ref(), splitter.as_ref());
-            let text = prepare(normalizer, splitter, self.input, (start, end), goes_on);
-            for span in &text.spans {
+            let normal = prepare(normalizer, splitter, self.input, (start, end), goes_on);
+            for span in &normal.spans {
                 begins += u32::from(!(one_word && goes_on));
-                let word = text.str(span);
+                let word = normal.str(span);
                 if let Err(error) = model.tokenize(word, &mut self.scratch) {
                     self.outcome = Err(error);
                     return;
@@ -275,7 +276,7 @@ impl<O: Output> StretchWork<'_, O> {
                 self.pieces
                     .extend(pieces_of(&self.scratch, word, &mut begins, |from, to| {
                         let (from, to) = (span.start + from, span.start + to);
-                        let origin = text.aligned.origin_of(from, to);
+                        let origin = normal.aligned.origin_of(from, to);
                         origin.map_or((from, to), |(from, to)| {
                             (from as usize - start, to as usize - start)
                         })
@@ -283,7 +284,7 @@ impl<O: Output> StretchWork<'_, O> {
             }
         }
         if let Some(key) = key.filter(|_| begins == 0) {
-            self.cache.insert_stretch(key, &self.pieces, one_word);
+            self.cache.insert_stretch(key, text, &self.pieces, one_word);
         }
         self.output.stretch(start, &self.pieces, begins);
     }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use lmrs_tokenizers::{DecodeStream, EncodeOptions, Tokenizer, Truncation};
+use lmrs_tokenizers::{DecodeStream, EncodeOptions, Tokenizer, Truncation, Unit};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -159,6 +159,11 @@ proptest! {
             prop_assert!(encoding.offsets.iter().filter(|offset| **offset != (0, 0)).is_sorted_by_key(|(start, _)| start));
             prop_assert!(encoding.ids.iter().all(|id| tokenizer.id_to_token(*id).is_some()));
             prop_assert!(encoding.word_ids.iter().flatten().is_sorted());
+
+            let bytes = tokenizer.encode(&text, None, &EncodeOptions { offsets: Unit::Bytes, ..EncodeOptions::default() }).unwrap();
+            let starts: Vec<u32> = text.char_indices().map(|(at, _)| at as u32).chain([text.len() as u32]).collect();
+            let counted = encoding.offsets.iter().map(|(start, end)| (starts[*start as usize], starts[*end as usize]));
+            prop_assert!(bytes.offsets.iter().copied().eq(counted));
 
             let truncation = Some(Truncation { max_length: most, strategy: lmrs_tokenizers::Strategy::default(), side: lmrs_tokenizers::Side::default(), stride: 0 });
             let short = tokenizer.encode(&text, None, &EncodeOptions { truncation, ..EncodeOptions::default() }).unwrap();

@@ -2,7 +2,10 @@
 
 use hashbrown::HashMap;
 
-use super::{ByteTokens, Token, merge::Symbol};
+use super::{
+    ByteTokens, Token,
+    merge::{Merger, NEVER, Symbol},
+};
 use crate::{
     byte_level,
     error::{Error, Result},
@@ -29,14 +32,21 @@ pub(crate) struct BpeOptions {
 pub(crate) struct Bpe {
     vocabulary: Vocabulary,
     /// (left, right) → (rank, merged).
-    merges: HashMap<(u32, u32), (u32, u32)>,
+    merges: HashMap<(u32, u32), Merger>,
     /// The ids of the characters below U+0200, which spell all bytes.
     chars: Box<[Option<u32>; 0x200]>,
     options: BpeOptions,
     unknown: Option<u32>,
     bytes: Option<ByteTokens>,
     /// The ids of the spelled bytes, if all are in the vocabulary and every word can be written in them.
-    spelled: Option<Box<[u32; 256]>>,
+    spelled: Option<Spelled>,
+}
+
+/// Words in bytes.
+struct Spelled {
+    ids: Box<[u32; 256]>,
+    /// What each two bytes become, the first the higher part of the place: most look-ups are of these.
+    mergers: Box<[Merger]>,
 }
 
 impl Bpe {
@@ -120,7 +130,7 @@ impl Bpe {
 
     fn build(
         vocabulary: Vocabulary,
-        merges: HashMap<(u32, u32), (u32, u32)>,
+        merges: HashMap<(u32, u32), Merger>,
         options: BpeOptions,
     ) -> Self {
         let mut chars = Box::new([None; 0x200]);
@@ -137,9 +147,12 @@ impl Bpe {
             }
         }
         Self {
+            spelled: plain.then(|| Spelled {
+                mergers: byte_mergers(&spelled, &merges),
+                ids: spelled,
+            }),
             merges,
             chars,
-            spelled: plain.then_some(spelled),
             unknown: options
                 .unknown
                 .as_deref()
@@ -190,7 +203,8 @@ impl Bpe {
         }
         bpe.symbols.clear();
         self.spell(word, &mut bpe.symbols, key)?;
-        self.merge(bpe, tokens);
+        let pair = |_, left, right| self.pair(left, right).unwrap_or(NEVER);
+        self.merge(bpe, pair, tokens);
         Ok(())
     }
 
@@ -227,18 +241,34 @@ impl Bpe {
             }
         }
         bpe.symbols.clear();
-        if let Some(ids) = &self.spelled {
-            let symbol = |byte: u8| Symbol {
-                id: ids.get(byte as usize).copied().unwrap_or(0),
-                len: 1,
-            };
-            bpe.symbols.extend(word.bytes().map(symbol));
-        }
-        self.merge(bpe, tokens);
+        let Some(Spelled { ids, mergers }) = &self.spelled else {
+            return;
+        };
+        let symbol = |byte: u8| Symbol {
+            id: ids.get(byte as usize).copied().unwrap_or(0),
+            len: 1,
+        };
+        bpe.symbols.extend(word.bytes().map(symbol));
+        let bytes = word.as_bytes();
+        let pair = |at: usize, _, _| {
+            let two = bytes.get(at..).and_then(|rest| rest.first_chunk::<2>());
+            let place = two.map_or(0, |two| u16::from_be_bytes(*two) as usize);
+            mergers.get(place).copied().unwrap_or(NEVER)
+        };
+        self.merge(bpe, pair, tokens);
     }
 
-    fn merge(&self, scratch: &mut super::merge::Scratch, tokens: &mut Vec<Token>) {
-        scratch.merge(|left, right| self.merges.get(&(left, right)).copied());
+    fn pair(&self, left: u32, right: u32) -> Option<Merger> {
+        self.merges.get(&(left, right)).copied()
+    }
+
+    fn merge(
+        &self,
+        scratch: &mut super::merge::Scratch,
+        first: impl Fn(usize, u32, u32) -> Merger,
+        tokens: &mut Vec<Token>,
+    ) {
+        scratch.merge(first, |left, right| self.pair(left, right));
         let mut start = 0;
         for symbol in scratch.symbols.iter().filter(|symbol| symbol.len > 0) {
             let end = start + symbol.len as usize;
@@ -319,6 +349,19 @@ impl Bpe {
         }
         Ok(())
     }
+}
+
+fn byte_mergers(ids: &[u32; 256], merges: &HashMap<(u32, u32), Merger>) -> Box<[Merger]> {
+    let mut mergers = vec![NEVER; 1 << 16];
+    let bytes: HashMap<u32, usize> = ids.iter().copied().zip(0..).collect();
+    for ((left, right), merger) in merges {
+        if let (Some(left), Some(right)) = (bytes.get(left), bytes.get(right))
+            && let Some(slot) = mergers.get_mut(left << 8 | right)
+        {
+            *slot = *merger;
+        }
+    }
+    mergers.into()
 }
 
 fn push(symbols: &mut Vec<Symbol>, id: u32, len: usize) {

@@ -22,8 +22,8 @@ pub(crate) struct Short {
     /// The bytes of the word, zeros, and in the last byte how many they are. Zero where there is no word yet.
     key: u128,
     pub(crate) ids: [u32; Short::MOST],
-    /// Where each token ends in the word; it starts where the one before ended.
-    pub(crate) ends: [u8; Short::MOST],
+    /// Where each token ends in the word, marked; it starts where the one before ended.
+    ends: [u8; Short::MOST],
     pub(crate) count: u8,
 }
 
@@ -34,25 +34,67 @@ pub(crate) struct Long {
     key: [u128; 2],
     pub(crate) ids: [u32; Long::MOST],
     /// Bytes of the stretch.
-    pub(crate) starts: [u8; Long::MOST],
-    pub(crate) ends: [u8; Long::MOST],
+    starts: [u8; Long::MOST],
+    /// Marked.
+    ends: [u8; Long::MOST],
     /// A bit for each token that begins a word, the first lowest.
     pub(crate) begins: u16,
     pub(crate) count: u8,
 }
 
+/// Set beside the end of a token whose text is that of the input, not that of its id.
+const LITERAL: u8 = 0x80;
+
+/// A token as a cache has it.
+#[derive(Clone, Copy)]
+pub(crate) struct Cached {
+    pub(crate) id: u32,
+    /// Bytes of the word or stretch.
+    pub(crate) start: u8,
+    pub(crate) end: u8,
+    pub(crate) literal: bool,
+}
+
 impl Short {
     const MOST: usize = 3;
+
+    #[inline(always)]
+    pub(crate) fn tokens(&self) -> impl Iterator<Item = Cached> {
+        let tokens = self.ids.iter().zip(&self.ends);
+        let mut start = 0;
+        tokens.take(self.count as usize).map(move |(&id, &end)| {
+            let (end, literal) = (end & !LITERAL, end & LITERAL != 0);
+            let start = std::mem::replace(&mut start, end);
+            Cached {
+                id,
+                start,
+                end,
+                literal,
+            }
+        })
+    }
 }
 
 impl Long {
     const MOST: usize = 14;
+
+    pub(crate) fn tokens(&self) -> impl Iterator<Item = Cached> {
+        let tokens = self.ids.iter().zip(self.starts.iter().zip(&self.ends));
+        tokens
+            .take(self.count as usize)
+            .map(|(&id, (&start, &end))| Cached {
+                id,
+                start,
+                end: end & !LITERAL,
+                literal: end & LITERAL != 0,
+            })
+    }
 }
 
-/// Entries, or pairs of them, by their logarithm: 256 KiB, 4 MiB and 2 MiB.
+/// Entries, or pairs of them, by their logarithm: 256 KiB, 4 MiB and 4 MiB.
 const NEAR: u32 = 13;
 const FAR: u32 = 16;
-const LONG: u32 = 13;
+const LONG: u32 = 14;
 
 /// The low bytes of a key, by how many.
 const KEEP: [u128; 16] = {
@@ -164,17 +206,17 @@ impl Cache {
             let pieces = tokens
                 .iter()
                 .enumerate()
-                .map(|(at, token)| (token.id, token.start, token.end, at == 0));
+                .map(|(at, token)| (token.id, token.start, token.end as u8, at == 0));
             self.insert_long(key, pieces);
             return;
         }
-        self.insert_short(key, tokens.iter().map(|token| (token.id, token.end)));
+        self.insert_short(key, tokens.iter().map(|token| (token.id, token.end as u8)));
     }
 
     fn insert_short(
         &mut self,
         Key([key, _]): Key,
-        tokens: impl ExactSizeIterator<Item = (u32, usize)>,
+        tokens: impl ExactSizeIterator<Item = (u32, u8)>,
     ) {
         let mut entry = Short {
             key,
@@ -182,21 +224,33 @@ impl Cache {
             ..Short::zeroed()
         };
         for ((slot, last), (id, end)) in entry.ids.iter_mut().zip(&mut entry.ends).zip(tokens) {
-            (*slot, *last) = (id, end as u8);
+            (*slot, *last) = (id, end);
         }
         if let Some([new, old]) = self.far.get_mut(place(mix(key), FAR)) {
             *old = std::mem::replace(new, entry);
         }
     }
 
-    /// Remembers the tokens of a stretch, if their text is that of their ids.
-    pub(crate) fn insert_stretch(&mut self, key: Key, pieces: &[Piece], one_word: bool) {
-        if pieces
-            .iter()
-            .any(|piece| piece.literal.is_some() || piece.begins > 1)
-        {
+    /// Remembers the tokens of a stretch, if their text is that of their ids or that of the stretch.
+    pub(crate) fn insert_stretch(
+        &mut self,
+        key: Key,
+        stretch: &str,
+        pieces: &[Piece],
+        one_word: bool,
+    ) {
+        let strange = |piece: &Piece| {
+            let literal = piece.literal.as_deref();
+            piece.begins > 1
+                || literal.is_some_and(|text| stretch.get(piece.start..piece.end) != Some(text))
+        };
+        if pieces.iter().any(strange) {
             return;
         }
+        let marked = |piece: &Piece| {
+            let mark = if piece.literal.is_some() { LITERAL } else { 0 };
+            piece.end as u8 | mark
+        };
         let mut end = 0;
         let mut is_word = pieces.len() <= Short::MOST && !pieces.is_empty();
         for (at, piece) in pieces.iter().enumerate() {
@@ -204,20 +258,20 @@ impl Cache {
             end = piece.end;
         }
         if is_word && key.is_short() {
-            let tokens = pieces.iter().map(|piece| (piece.id, piece.end));
+            let tokens = pieces.iter().map(|piece| (piece.id, marked(piece)));
             self.insert_short(key, tokens);
             return;
         }
         let pieces = pieces
             .iter()
-            .map(|piece| (piece.id, piece.start, piece.end, piece.begins == 1));
+            .map(|piece| (piece.id, piece.start, marked(piece), piece.begins == 1));
         self.insert_long(key, pieces);
     }
 
     fn insert_long(
         &mut self,
         Key(key): Key,
-        pieces: impl ExactSizeIterator<Item = (u32, usize, usize, bool)>,
+        pieces: impl ExactSizeIterator<Item = (u32, usize, u8, bool)>,
     ) {
         if pieces.len() > Long::MOST {
             return;
@@ -234,7 +288,7 @@ impl Cache {
             .zip(&mut entry.ends);
         for (at, ((id, start, end, begins), slot)) in pieces.zip(slots).enumerate() {
             *slot.0.0 = id;
-            (*slot.0.1, *slot.1) = (start as u8, end as u8);
+            (*slot.0.1, *slot.1) = (start as u8, end);
             entry.begins |= u16::from(begins) << at;
         }
         let hash = mix(key[0] ^ u128::from(mix(key[1])));

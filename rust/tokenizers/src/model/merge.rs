@@ -25,6 +25,12 @@ struct Links {
 /// No symbol.
 const END: u32 = u32::MAX;
 
+/// The rank and the id of what a pair becomes.
+pub(super) type Merger = (u32, u32);
+
+/// The rank is that of no merger.
+pub(super) const NEVER: Merger = (END, 0);
+
 #[derive(Default)]
 pub(super) struct Scratch {
     pub(super) symbols: Vec<Symbol>,
@@ -33,17 +39,22 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    /// Merges `symbols` until no pair has a merger. `pair` gives the rank and the id of a pair's.
-    pub(super) fn merge(&mut self, pair: impl Fn(u32, u32) -> Option<(u32, u32)>) {
+    /// Merges `symbols` until no pair has a merger. `pair` gives the rank and the id of a pair's, `first` those of the pair
+    /// that begins at a symbol while nothing is merged.
+    pub(super) fn merge(
+        &mut self,
+        first: impl Fn(usize, u32, u32) -> Merger,
+        pair: impl Fn(u32, u32) -> Option<Merger>,
+    ) {
         if self.symbols.len() <= SHORT {
-            merge_short(&mut self.symbols, pair);
+            merge_short(&mut self.symbols, first, pair);
         } else {
             self.merge_long(pair);
         }
     }
 
     /// O(n log n) whatever the merges are, and O(n) where they are many of few kinds.
-    fn merge_long(&mut self, pair: impl Fn(u32, u32) -> Option<(u32, u32)>) {
+    fn merge_long(&mut self, pair: impl Fn(u32, u32) -> Option<Merger>) {
         let Self {
             symbols,
             links,
@@ -109,19 +120,25 @@ fn set<T>(all: &mut [T], at: u32, value: T) {
     }
 }
 
-fn merge_short(symbols: &mut Vec<Symbol>, pair: impl Fn(u32, u32) -> Option<(u32, u32)>) {
+fn merge_short(
+    symbols: &mut Vec<Symbol>,
+    first: impl Fn(usize, u32, u32) -> Merger,
+    pair: impl Fn(u32, u32) -> Option<Merger>,
+) {
     let pair = |left: Option<&Symbol>, right: Option<&Symbol>| match (left, right) {
-        (Some(left), Some(right)) => pair(left.id, right.id).unwrap_or((END, 0)),
-        _ => (END, 0),
+        (Some(left), Some(right)) => pair(left.id, right.id).unwrap_or(NEVER),
+        _ => NEVER,
     };
     // The rank and the id of the pair that begins at each symbol.
-    let mut pairs = [(END, 0); SHORT];
-    for (at, slot) in pairs.iter_mut().enumerate().take(symbols.len()) {
-        *slot = pair(symbols.get(at), symbols.get(at + 1));
+    let mut pairs = [NEVER; SHORT];
+    for ((at, two), slot) in symbols.windows(2).enumerate().zip(&mut pairs) {
+        if let [left, right] = two {
+            *slot = first(at, left.id, right.id);
+        }
     }
     loop {
         let count = symbols.len();
-        let (mut at, mut best) = (0, (END, 0));
+        let (mut at, mut best) = (0, NEVER);
         for (place, &candidate) in pairs.iter().enumerate().take(count) {
             if candidate.0 < best.0 {
                 (at, best) = (place, candidate);

@@ -5,14 +5,15 @@ use std::ops::Add;
 use super::trie::Trie;
 
 /// The best way to write the text up to some byte.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub(super) struct Best<S> {
     score: S,
-    /// Where its last piece starts.
+    /// Where its last piece starts; `NOWHERE` where nothing ends.
     start: u32,
     id: u32,
-    reached: bool,
 }
+
+const NOWHERE: u32 = u32::MAX;
 
 /// Pieces and what each adds to the score of a text; no score is taken that is not above `never`.
 pub(super) struct Search<'a, S> {
@@ -28,20 +29,24 @@ impl<S: Copy + Default + PartialOrd + Add<Output = S>> Search<'_, S> {
     /// Fills `best[end]` for every character boundary `end`; an error is a character that cannot be written.
     pub(super) fn run(&self, text: &str, best: &mut Vec<Best<S>>) -> Result<(), char> {
         best.clear();
-        best.resize(text.len() + 1, Best::default());
+        let none = Best {
+            score: S::default(),
+            start: NOWHERE,
+            id: 0,
+        };
+        best.resize(text.len() + 1, none);
         for (at, c) in text.char_indices() {
             let here = best.get(at).map_or_else(S::default, |best| best.score);
             let mut single = false;
             let mut offer = |len: usize, id: u32, score: S| {
                 let score = score + here;
                 if let Some(target) = best.get_mut(at + len)
-                    && (!target.reached || score > target.score)
+                    && (target.start == NOWHERE || score > target.score)
                 {
                     *target = Best {
                         score,
                         start: at as u32,
                         id,
-                        reached: true,
                     };
                 }
             };
@@ -65,7 +70,7 @@ impl<S: Copy + Default + PartialOrd + Add<Output = S>> Search<'_, S> {
 pub(super) fn backwards<S>(best: &[Best<S>]) -> impl Iterator<Item = (usize, usize, u32)> {
     let mut end = best.len().saturating_sub(1);
     std::iter::from_fn(move || {
-        let last = best.get(end).filter(|last| end > 0 && last.reached)?;
+        let last = best.get(end).filter(|last| last.start != NOWHERE)?;
         let piece = (last.start as usize, end, last.id);
         end = last.start as usize;
         Some(piece)

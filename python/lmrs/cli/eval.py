@@ -136,7 +136,8 @@ def _classes(task: Task, file: Path, *, limit: int | None, label: str, calibrate
     def judge(engine: Engine, told: Heard) -> Outcome:
         return task.judge(engine, examples, labels, calibrated=calibrated, on_done=told)
 
-    return len(rows) * len(task.verbalizer.every), judge
+    words = 0 if task.verbalizer is None else len(task.verbalizer.every)
+    return len(rows) * words, judge
 
 
 def _asked(template: str, words: tuple[str, ...]) -> Task:

@@ -75,8 +75,8 @@ def _cloze(engine: Engine, asked: Sequence[tuple[str, str]], on_done: Heard | No
         if ids.count(mask_id) != length:
             raise InputError(f"{text!r} holds the mask token {mask!r} itself")
         sequences.append(ids)
-    hidden = engine.plan(model.hidden)
-    head = engine.plan(lambda _, states, __: model.head(states), memory_width=model.head.weight.shape[1])
+    hidden = engine.planned(model.hidden)
+    head = engine.planned(lambda _, states, __: model.head(states), memory_width=model.head.weight.shape[1])
     found: dict[tuple[str, int], Floats] = {}
     for part in batches(range(len(runs)), lambda index: len(sequences[index])):
         states = run(hidden, Batch.of([sequences[index] for index in part]))

@@ -101,7 +101,10 @@ unsafe fn sixteen<F: Real, S: Simd<F>>(s: S, from: *const F, to: *mut F, stride:
 #[inline(always)]
 fn hadamard<F: Real, S: Simd<F>>(s: S, v: &mut [S::V; SIZE]) {
     let scale = s.splat(F::of(0.25));
-    *v = v.map(|v| s.mul(scale, v));
+    // A loop: what an array's `map` is given is not always inlined, and so not compiled for the level.
+    for v in v.iter_mut() {
+        *v = s.mul(scale, *v);
+    }
     butterflies::<F, S, 1>(s, v);
     butterflies::<F, S, 2>(s, v);
     butterflies::<F, S, 4>(s, v);

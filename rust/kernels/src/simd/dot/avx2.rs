@@ -101,7 +101,7 @@ impl Dot<f32> for Avx2 {
     #[inline(always)]
     unsafe fn store_i8(self, to: *mut i8, v: [__m256; 2], sums: __m256i) -> __m256i {
         unsafe {
-            let [a, b] = v.map(|v| _mm256_cvtps_epi32(v));
+            let (a, b) = (_mm256_cvtps_epi32(v[0]), _mm256_cvtps_epi32(v[1]));
             let halves = _mm256_packs_epi32(a, b);
             // Four of each, and again: the first and second four of `a`, then those of `b`.
             let bytes = _mm256_packs_epi16(halves, halves);

@@ -121,7 +121,7 @@ impl<const VNNI: bool, const BF16: bool> Dot<f32> for Avx512<VNNI, BF16> {
     #[inline(always)]
     unsafe fn store_i8(self, to: *mut i8, v: [__m512; 2], sums: __m512i) -> __m512i {
         unsafe {
-            let [a, b] = v.map(|v| _mm512_cvtps_epi32(v));
+            let (a, b) = (_mm512_cvtps_epi32(v[0]), _mm512_cvtps_epi32(v[1]));
             let halves = _mm512_packs_epi32(a, b);
             // Each quarter has four of each, twice: those of `a` first, then those of `b`.
             let bytes = _mm512_packs_epi16(halves, halves);

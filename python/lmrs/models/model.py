@@ -7,7 +7,7 @@ from typing import Any, Protocol
 from lmrs import ops
 from lmrs.batch import Batch
 from lmrs.models.family import family
-from lmrs.models.source import Sources
+from lmrs.models.source import Array, Sources, by_tensor, written
 from lmrs.nn.layers import Head
 from lmrs.nn.module import Module
 from lmrs.ops import Value
@@ -44,6 +44,15 @@ class LanguageModel(Module):
     def sources(self) -> Sources:
         """Where each parameter is in a checkpoint of this family, under the names transformers writes today."""
         return family(self.config.family).weights(self.config)
+
+    def repeated(self) -> dict[str, str]:
+        """The tensors that a checkpoint of this family may repeat, each with the one it repeats."""
+        return family(self.config.family).copies(self.metadata, {source.name for source in self.sources().values()})
+
+    def stored(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        """The tensors of a checkpoint, by name, that hold the parameters whose ``values`` these are, by path."""
+        groups = by_tensor({path: source for path, source in self.sources().items() if path in values})
+        return {name: written({path: values[path] for path in parts}, parts) for name, parts in groups.items()}
 
     def hidden(self, batch: Batch) -> Value:
         """What goes into the head, ``[T, width]``."""

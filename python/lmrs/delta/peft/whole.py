@@ -10,8 +10,6 @@ from lmrs.delta.peft.names import START, Array, Tensors, known_name, pattern
 from lmrs.delta.specified import Subset
 from lmrs.delta.tree import canonical, deltas, methods, own_parameters, with_trained
 from lmrs.errors import ConfigError, FormatError
-from lmrs.models.family import family
-from lmrs.models.source import Source, by_tensor, stored_shape, written
 
 BIASES = ("none", "all", "lora_only")
 
@@ -28,7 +26,7 @@ def divided(model: Any, config: Mapping[str, Any], tensors: Tensors) -> tuple[Te
         raise ConfigError(f"adapter_config.json: bias is {bias!r}, expected one of {', '.join(BIASES)}")
     if not isinstance(saved, list) or not all(isinstance(name, str) for name in saved):
         raise ConfigError(f"adapter_config.json: modules_to_save is {saved!r}, expected names")
-    parts = by_tensor(model.sources())
+    parts = _parts(model)
     delta: Tensors = {}
     whole: Tensors = {}
     for key, values in tensors.items():
@@ -49,7 +47,7 @@ def divided(model: Any, config: Mapping[str, Any], tensors: Tensors) -> tuple[Te
         announced = named or (kind == "bias" and bias != "none")
         if announced:
             whole[stored] = values
-        elif not np.array_equal(values, _of(model, parts[stored])):
+        elif not np.array_equal(values, _of(model, stored, parts[stored])):
             raise FormatError(f"tensor {key} is of another base, or is not announced by bias or modules_to_save")
     return delta, whole
 
@@ -60,7 +58,7 @@ def put(model: Any, config: Mapping[str, Any], whole: Tensors) -> tuple[Any, boo
     Biases are LoRA's own by its setting ``bias``; what ``modules_to_save`` names is a subset of the base. Raises
     FormatError for a tensor of another shape.
     """
-    parts = by_tensor(model.sources())
+    parts = _parts(model)
     values = {
         path: source.read(native.array(np.ascontiguousarray(array, np.float32)).tensor)
         for name, array in whole.items()
@@ -85,13 +83,14 @@ def write(model: Any) -> tuple[Tensors, list[str]]:
     trained = {canonical(path): p for path, p in own_parameters(model).items() if p.base is not None}
     tensors: Tensors = {}
     saved: list[str] = []
-    for name, parts in by_tensor({path: source for path, source in sources.items() if path in trained}).items():
-        if missing := by_tensor(sources)[name].keys() - parts.keys():
+    values = {path: native.tensor(p).numpy().astype(np.float32) for path, p in trained.items() if path in sources}
+    whole = _parts(model)
+    for name, array in model.stored(values).items():
+        if missing := whole[name].keys() - trained.keys():
             raise ConfigError(f"PEFT's files hold {name} whole, and {', '.join(sorted(missing))} of it is not trained")
         module, _, kind = name.rpartition(".")
-        values = {path: native.tensor(trained[path]).numpy().astype(np.float32) for path in parts}
-        below = ".base_layer" if any(path.rpartition(".")[0] in wrapped for path in parts) else ""
-        tensors[f"{START}{module}{below}.{kind}"] = written(values, parts)
+        below = ".base_layer" if any(path.rpartition(".")[0] in wrapped for path in whole[name]) else ""
+        tensors[f"{START}{module}{below}.{kind}"] = array
         if kind != "bias":
             saved.append(module)
     if lost := trained.keys() - sources.keys():
@@ -101,20 +100,29 @@ def write(model: Any) -> tuple[Tensors, list[str]]:
 
 def _stored(name: str, parts: Collection[str], model: Any) -> tuple[str, bool]:
     """The name here of a tensor of PEFT's file, and whether it is that of another one, which it repeats."""
-    again = family(model.config.family).copies(model.metadata, parts)
+    again = model.repeated()
     if name not in parts and again.get(name) in parts:
         return again[name], True
     return known_name(name, dict.fromkeys(parts)), False
 
 
-def _fitting(model: Any, name: str, values: Array, parts: Mapping[str, Source]) -> Mapping[str, Source]:
-    expected = stored_shape({path: parameter.shape for path, parameter in model.named_parameters().items()}, parts)
+def _parts(model: Any) -> dict[str, dict[str, Any]]:
+    """By tensor of a checkpoint, the parameters it holds and where in it."""
+    found: dict[str, dict[str, Any]] = {}
+    for path, source in model.sources().items():
+        found.setdefault(source.name, {})[path] = source
+    return found
+
+
+def _fitting(model: Any, name: str, values: Array, parts: Mapping[str, Any]) -> Mapping[str, Any]:
+    expected = _of(model, name, parts).shape
     if values.shape != expected:
         raise FormatError(f"{name} is {list(values.shape)} in the adapter, expected {list(expected)}")
     return parts
 
 
-def _of(model: Any, parts: Mapping[str, Source]) -> Array:
-    """The tensor of the model's own weights."""
+def _of(model: Any, name: str, parts: Mapping[str, Any]) -> Array:
+    """The tensor ``name`` of the model's own weights."""
     parameters = model.named_parameters()
-    return written({path: native.tensor(parameters[path]).numpy() for path in parts}, parts)
+    found: Array = model.stored({path: native.tensor(parameters[path]).numpy() for path in parts})[name]
+    return found

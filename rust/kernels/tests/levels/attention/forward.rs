@@ -44,6 +44,10 @@ proptest! {
                 let other = team::with_threads(threads, || run(&case, &data, usize::MAX / 2));
                 assert_eq!(other, whole, "{level:?} {threads} threads");
             }
+            // What dropout leaves out depends on where in the batch a row is.
+            if case.spec.dropout.is_some() {
+                return;
+            }
             let (mut row, mut key) = (0, 0);
             for &(queries, keys) in &case.lengths {
                 let alone = Case { lengths: vec![(queries, keys)], ..case.clone() };

@@ -85,7 +85,11 @@ fn lark_too() {
         before.starts_with('a') && before[1..].bytes().all(|b| b == b'b'),
         "{text}"
     );
-    assert!(after.is_empty() || after.len() == before.len(), "{text}");
+    let end = after.strip_suffix('z').unwrap_or(after);
+    assert!(
+        end.bytes().all(|b| b == b'b') && end.len() < before.len(),
+        "{text}"
+    );
 }
 
 #[test]
@@ -93,16 +97,13 @@ fn hostile_descriptions_are_refused() {
     let grammars = grammars();
     let nested = "(".repeat(100_000);
     let schema = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
-    let wide = format!("(a|{}){{1,900000000}}", "b{1,9999}".repeat(50));
     for (notation, description) in [
         (Notation::Regex, nested.as_str()),
         (Notation::Regex, "(?<=x)*"),
         (Notation::Regex, "("),
-        (Notation::Regex, &wide),
+        (Notation::Regex, "((a{1,999}){1,999}){1,999}"),
         (Notation::JsonSchema, "{"),
-        (Notation::JsonSchema, "7"),
         (Notation::JsonSchema, &schema),
-        (Notation::JsonSchema, r#"{"type": "no such"}"#),
         (Notation::JsonSchema, r##"{"$ref": "#/none"}"##),
         (Notation::Lark, "start: nowhere"),
         (Notation::Lark, &"a".repeat(70_000)),

@@ -111,6 +111,9 @@ proptest! {
     #[test]
     fn guidance(request in request(), negative in prompt(), scale in 1.2..3.0_f64) {
         let generator = generator();
+        // A penalty on log-probabilities, which guidance gives, is not one on logits.
+        let sampling = Sampling { repetition_penalty: 1.0, ..request.sampling.clone() };
+        let request = Request { sampling, ..request };
         let guided = |scale| Request {
             guidance: Some(Guidance { negative: negative.clone(), scale }),
             ..request.clone()

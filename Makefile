@@ -9,7 +9,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 SOURCES := python tests benches examples docs
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-kernels bench-scoring bench-tokenizers wheel install rust-test slow kills exact fuzz miri asan clean
+.PHONY: help demo test check bench bench-kernels bench-scoring bench-training bench-tokenizers wheel install rust-test slow kills exact fuzz miri asan clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-17s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ bench-scoring: install ## log-probabilities and their memory beside transformers
 
 bench-kernels: install ## each kernel beside the limits of this machine, torch and numpy
 	$(DEV)/python benches/kernels.py
+
+bench-training: install ## steps of training beside torch and PEFT in one run: speed and memory
+	$(DEV)/pip install $(PIP_OPTIONS) "$$(echo dist/lmrs-*.whl)[bench]"
+	$(DEV)/python benches/training.py
 
 bench-tokenizers: install ## tokenizers beside their peers on one core: FILES="a/tokenizer.json …" TEXTS=directory
 	$(DEV)/python benches/tokenizer_speed.py $(FILES) $(if $(TEXTS),--texts $(TEXTS))

@@ -94,6 +94,7 @@ def _save_random(target: Path) -> None:
     from tokenizers.models import WordLevel
     from transformers import (
         BertConfig,
+        BertForMaskedLM,
         BertModel,
         GPT2Config,
         GPT2LMHeadModel,
@@ -107,6 +108,7 @@ def _save_random(target: Path) -> None:
         "gpt2": lambda: GPT2LMHeadModel(GPT2Config()),
         # CTranslate2 asks for the kind of positions, which transformers no longer writes.
         "bert": lambda: BertModel(BertConfig(position_embedding_type="absolute")),
+        "mlm": lambda: BertForMaskedLM(BertConfig()),
         "t5": lambda: T5ForConditionalGeneration(T5Config(decoder_start_token_id=0)),
     }
     model = made[target.name.rpartition("-")[2]]()

@@ -19,6 +19,7 @@ Tensor: TypeAlias = _rs.Tensor
 Gradients = dict[str, _rs.Tensor]
 
 _TAPE: ContextVar[_rs.Tape | None] = ContextVar("tape", default=None)
+_SPARES: ContextVar[_rs.Spares | None] = ContextVar("spares", default=None)
 
 
 class Array:
@@ -107,6 +108,16 @@ def still() -> Iterator[None]:
         _TAPE.reset(token)
 
 
+@contextmanager
+def reusing() -> Iterator[None]:
+    """While this holds, what one gradient and update leave of their memory is used by the next."""
+    token = _SPARES.set(_rs.Spares())
+    try:
+        yield
+    finally:
+        _SPARES.reset(token)
+
+
 def differentiate(
     loss: Callable[[], Array], of: Sequence[Array], *, randomness: tuple[int, int] | None = None
 ) -> tuple[Array, list[Array | None]]:
@@ -115,7 +126,7 @@ def differentiate(
     ``randomness`` is ``(seed, step)`` for dropout; without it dropout does nothing. Raises ShapeError if the loss is
     not a scalar.
     """
-    tape = _rs.Tape([value.tensor for value in of], randomness=randomness)
+    tape = _rs.Tape([value.tensor for value in of], randomness=randomness, spares=_SPARES.get())
     with _taping(tape):
         value = loss()
     grads = tape.backward(value.tensor, [value.tensor for value in of])
@@ -167,23 +178,26 @@ def norm(gradients: Sequence[_rs.Tensor]) -> float:
 def adamw(
     parameter: _rs.Tensor,
     gradient: _rs.Tensor,
-    moments: tuple[_rs.Tensor, _rs.Tensor] | None,
+    moments: tuple[_rs.Moment, _rs.Moment] | tuple[_rs.Tensor, _rs.Tensor] | None,
     *,
     step: int,
     scale: float,
     **settings: float,
-) -> tuple[_rs.Tensor, tuple[_rs.Tensor, _rs.Tensor]]:
+) -> tuple[_rs.Tensor, tuple[_rs.Moment, _rs.Moment]]:
     """The parameter and its moments after the ``step``-th step, counted from 1, by ``scale·gradient``.
 
-    ``settings`` are those of :class:`lmrs.train.AdamW`; ``moments`` are None before the first step.
+    ``settings`` are those of :class:`lmrs.train.AdamW`; ``moments`` are None before the first step and tensors after a
+    checkpoint was read. Those that come back are written over by the next step.
     """
+    kept: Any
     if moments is None:
-        zeros = _rs.Tensor.from_numpy(np.zeros(parameter.shape, parameter.dtype))
-        moments = zeros, zeros
-    return _rs.AdamW(**settings).step(step, parameter, gradient, scale, moments)
+        kept = _rs.Moment.zeros(parameter), _rs.Moment.zeros(parameter)
+    else:
+        kept = tuple(_rs.Moment(moment) if isinstance(moment, _rs.Tensor) else moment for moment in moments)
+    return _rs.AdamW(**settings).step(step, parameter, gradient, scale, kept, _SPARES.get()), kept
 
 
-def numpy(tensor: _rs.Tensor) -> npt.NDArray[Any]:
+def numpy(tensor: _rs.Tensor | _rs.Moment) -> npt.NDArray[Any]:
     """``tensor`` as a numpy array."""
     return tensor.numpy()
 

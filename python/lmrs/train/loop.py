@@ -86,26 +86,29 @@ def fit(
         kept = Checkpoints(Path(checkpoints), {setting: str(value) for setting, value in settings.items()})
         kept.start(run, parameters, resume=resume)
     start = time.perf_counter()
-    while (done := run.optimiser.steps) < steps:
-        batches = [_draw(objective, run, batch_tokens, seed) for _ in range(accumulate)]
-        loss, terms, gradients = _gradient(batches, run.optimiser.backend, name, (seed, done * accumulate), dtype)
-        if not terms:
-            raise InputError(f"the examples of step {done + 1} have nothing to predict: every label is {IGNORED}")
-        norm = finite_norm(run.optimiser.backend, gradients) / terms
-        shrink = 1.0 if clip is None else min(1.0, clip / (norm + 1e-6))
-        factor = schedule(done, steps)
-        run.optimiser.step(parameters, gradients, scale=shrink / terms, factor=factor)
-        if average is not None:
-            _averaged(run, parameters, average)
-        if on_gradient is not None:
-            on_gradient(done + 1, gradients)
-        rate, seconds = factor * optimiser.learning_rate, time.perf_counter() - start
-        step = Step(step=done + 1, loss=loss / terms, tokens=terms, rate=rate, norm=norm, seconds=seconds)
-        run.steps.append(step)
-        if kept is not None and (step.step % save_every == 0 or step.step == steps):
-            kept.save(run, parameters)
-        if on_step is not None:
-            on_step(step)
+    with run.optimiser.backend.reusing():
+        while (done := run.optimiser.steps) < steps:
+            batches = [_draw(objective, run, batch_tokens, seed) for _ in range(accumulate)]
+            loss, terms, gradients = _gradient(batches, run.optimiser.backend, name, (seed, done * accumulate), dtype)
+            if not terms:
+                raise InputError(f"the examples of step {done + 1} have nothing to predict: every label is {IGNORED}")
+            norm = finite_norm(run.optimiser.backend, gradients) / terms
+            shrink = 1.0 if clip is None else min(1.0, clip / (norm + 1e-6))
+            factor = schedule(done, steps)
+            run.optimiser.step(parameters, gradients, scale=shrink / terms, factor=factor)
+            if average is not None:
+                _averaged(run, parameters, average)
+            if on_gradient is not None:
+                on_gradient(done + 1, gradients)
+            # The next step computes gradients in the memory of these.
+            del gradients
+            rate, seconds = factor * optimiser.learning_rate, time.perf_counter() - start
+            step = Step(step=done + 1, loss=loss / terms, tokens=terms, rate=rate, norm=norm, seconds=seconds)
+            run.steps.append(step)
+            if kept is not None and (step.step % save_every == 0 or step.step == steps):
+                kept.save(run, parameters)
+            if on_step is not None:
+                on_step(step)
     return History(run.steps, run.average)
 
 

@@ -27,14 +27,14 @@ pub fn embed<E: From<Error>>(
     normalize: bool,
     mut between: impl FnMut() -> Result<(), E>,
 ) -> Result<Tensor, E> {
-    let (mut values, mut spares) = (Vec::new(), Spares::default());
+    let (mut values, spares) = (Vec::new(), Spares::default());
     for batch in batches(texts, |text| text.ids.len()) {
         let mut packing = Packing::new();
         for text in batch {
             packing.push(&text.ids, 0);
             packing.segment(&text.segments);
         }
-        let outputs = plan.run(&packing.bindings(None)?, None, &mut spares)?;
+        let outputs = plan.run(&packing.bindings(None)?, None, &spares)?;
         let output = outputs
             .first()
             .ok_or_else(|| Error::Internal("an encoder without output".into()))?;

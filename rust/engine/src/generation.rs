@@ -171,7 +171,7 @@ impl Generation {
                 Ok(logits) => {
                     self.keep_prompts(&spans);
                     let going = self.choose(&spans, &logits, &mut progress);
-                    self.spares.give(logits);
+                    drop(logits);
                     self.draft(&going);
                 }
                 Err(error) => self.fail(&spans, &error, &mut progress),
@@ -241,11 +241,10 @@ impl Generation {
             }
         }
         let mut cache = BatchCache(caches);
-        let outputs = generator.logits.run(
-            &packing.bindings(memory)?,
-            Some(&mut cache),
-            &mut self.spares,
-        )?;
+        let outputs =
+            generator
+                .logits
+                .run(&packing.bindings(memory)?, Some(&mut cache), &self.spares)?;
         let logits = outputs.into_iter().next();
         logits.ok_or_else(|| Error::Internal("a program of logits without output".into()))
     }
@@ -278,7 +277,7 @@ impl Generation {
         }
         let states = encoder
             .plan
-            .run(&packing.bindings(None)?, None, &mut self.spares)?
+            .run(&packing.bindings(None)?, None, &self.spares)?
             .into_iter()
             .next();
         let states = states.ok_or_else(|| Error::Internal("an encoder without output".into()))?;

@@ -35,7 +35,7 @@ pub fn score<E: From<Error>>(
     mut between: impl FnMut() -> Result<(), E>,
 ) -> Result<Vec<Vec<f32>>, E> {
     let mut scores = Vec::with_capacity(windows.len());
-    let mut spares = Spares::default();
+    let spares = Spares::default();
     for batch in batches(windows, |window| window.ids.len()) {
         let mut packing = Packing::new();
         for window in batch {
@@ -43,7 +43,7 @@ pub fn score<E: From<Error>>(
             packing.label(&window.labels);
         }
         let rows: Vec<_> = packing.rows().collect();
-        let outputs = plan.run(&packing.bindings(None)?, None, &mut spares)?;
+        let outputs = plan.run(&packing.bindings(None)?, None, &spares)?;
         let (values, width) = table(&outputs)?;
         for (window, rows) in batch.iter().zip(rows) {
             scores.push(judged(&window.labels, values, rows, width));
@@ -65,7 +65,7 @@ pub fn score_sharing<E: From<Error>>(
     mut between: impl FnMut() -> Result<(), E>,
 ) -> Result<Vec<Vec<f32>>, E> {
     let mut scores = vec![Vec::new(); windows.len()];
-    let mut spares = Spares::default();
+    let spares = Spares::default();
     let pieces = pieces(windows);
     let numbered: Vec<(usize, &Piece)> = pieces.iter().enumerate().collect();
     let trees: Vec<_> = numbered.chunk_by(|_, (_, next)| next.depth > 0).collect();
@@ -82,7 +82,7 @@ pub fn score_sharing<E: From<Error>>(
                     windows,
                     batch,
                     (&kept, &mut fresh),
-                    &mut spares,
+                    &spares,
                     &mut scores,
                 )?;
                 between()?;
@@ -102,7 +102,7 @@ fn run_pieces(
         &BTreeMap<usize, SequenceCache>,
         &mut BTreeMap<usize, SequenceCache>,
     ),
-    spares: &mut Spares,
+    spares: &Spares,
     scores: &mut [Vec<f32>],
 ) -> Result<()> {
     let lost = || Error::Internal("a piece of a window that is not there".into());

@@ -174,8 +174,11 @@ pub(crate) fn with_scratch<F: Plain, R>(length: usize, body: impl FnOnce(&mut [F
     const { assert!(size_of::<F>() <= size_of::<f64>()) };
     // Taken out, so that a body that asks again gets memory of its own.
     let mut kept = SCRATCH.replace(Buffer::zeroed(0));
-    if kept.len() < length {
-        kept = Buffer::zeroed(length);
+    let words = (length * size_of::<F>()).div_ceil(size_of::<f64>());
+    if kept.len() < words {
+        // Not both at once.
+        drop(std::mem::replace(&mut kept, Buffer::zeroed(0)));
+        kept = Buffer::zeroed(words);
     }
     // SAFETY: at least `length` elements of at most eight bytes, aligned to a cache line; all bits are values of either type.
     let result = body(unsafe { std::slice::from_raw_parts_mut(kept.as_mut_ptr().cast(), length) });

@@ -3,9 +3,9 @@
 
 use std::time::Instant;
 
-use lmrs_kernels::linear::{Epilogue, Packed, matmul};
+use lmrs_kernels::linear::{Epilogue, Packed, Weight, matmul};
 use lmrs_kernels::{Rows, RowsMut, team};
-use lmrs_logprob::{Gradients, Head};
+use lmrs_logprob::{Gradients, Head, Trained};
 
 /// Nanoseconds this thread has run, or `None` where the system does not say.
 fn cpu_clock() -> Option<f64> {
@@ -37,7 +37,12 @@ fn main() {
     let w: Vec<f32> = (0..vocabulary * width).map(value).collect();
     let labels: Vec<i32> = (0..rows as i32).map(|t| t * 90).collect();
     let weight = Rows::new(&w, vocabulary, width);
-    let (packed, transposed) = (Packed::new(weight), Packed::transposed(weight));
+    let packed = Packed::new(weight);
+    let trained = Trained {
+        weight: Weight::Packed(&packed),
+        bias: None,
+        softcap: None,
+    };
     let head = Head {
         weight: &packed,
         bias: None,
@@ -58,13 +63,14 @@ fn main() {
             let mut out = vec![0.0; rows];
             let scoring = seconds(|| head.token_logprob(x, &labels, &mut out));
             let (mut dx, scale) = (vec![0.0; rows * width], vec![1.0 / rows as f32; rows]);
+            let mut room = vec![0.0; trained.room(rows)];
             let training = seconds(|| {
                 let mut grads = Gradients {
                     x: Some(RowsMut::new(&mut dx, rows, width)),
                     weight: None,
                     bias: None,
                 };
-                head.nll_gradients(&transposed, x, &labels, &scale, &mut out, &mut grads);
+                trained.nll_gradients(&mut room, x, &labels, &scale, &mut out, &mut grads);
             });
             let flops = (2 * rows * width * vocabulary) as f64;
             println!(

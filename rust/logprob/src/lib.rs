@@ -9,12 +9,12 @@ mod sweep;
 
 pub use evaluate::Evaluation;
 
-use lmrs_kernels::linear::{Epilogue, Packed, gradient_weight_add, matmul};
+use lmrs_kernels::linear::{Packed, Weight, apply, gradient_input, gradient_weight_add};
 use lmrs_kernels::softmax::{CHUNK, ExpSum, Softmax, exp_scaled, log_sum_exp, softcap};
 use lmrs_kernels::{Real, Rows, RowsMut, elementwise, team};
 
-/// Bytes of logits held at once in training.
-const LOGITS: usize = 16 << 20;
+/// Bytes of logits held at once in training: of enough rows that their products are worth panels of the weight.
+const LOGITS: usize = 64 << 20;
 
 /// A head `x·Wᵀ + b`, `[vocabulary, d]`, whose logits may be capped: `cap·tanh(logit / cap)`.
 #[derive(Clone, Copy)]
@@ -82,16 +82,41 @@ impl<F: Real> Head<'_, F> {
         }
     }
 
-    /// [`Self::token_logprob`] and, from the same logits, the gradients of `Σ_t -scale[t]·logprob[t]`.
+    /// The rows whose label is not negative.
+    fn counted(&self, labels: &[i32]) -> Vec<usize> {
+        counted(labels, self.weight.outputs())
+    }
+}
+
+/// A head in training.
+#[derive(Clone, Copy)]
+pub struct Trained<'a, F> {
+    /// `[vocabulary, d]`.
+    pub weight: Weight<'a, F>,
+    /// `[vocabulary]`.
+    pub bias: Option<&'a [F]>,
+    /// As [`Head::softcap`].
+    pub softcap: Option<f64>,
+}
+
+impl<F: Real> Trained<'_, F> {
+    /// How many logits are held at once for `rows` rows.
+    pub fn room(&self, rows: usize) -> usize {
+        let vocabulary = self.weight.outputs();
+        let most = LOGITS / (vocabulary * size_of::<F>()).max(1);
+        most.clamp(16, 256).min(rows) * vocabulary
+    }
+
+    /// [`Head::token_logprob`] and, from the same logits, the gradients of `Σ_t -scale[t]·logprob[t]`.
     ///
-    /// `transposed` is the weight packed the other way, for `dx`. One product makes the logits and one (two with `dw`)
-    /// takes them back, so a training step never computes them twice. Rows with a negative label cost nothing.
+    /// One product makes the logits and one (two with `dw`) takes them back, so a training step never computes them twice.
+    /// Rows with a negative label cost nothing. `logits` is [`Self::room`] to compute in.
     ///
     /// # Panics
     /// If the shapes disagree or a label is not in the vocabulary.
     pub fn nll_gradients(
         &self,
-        transposed: &Packed<F>,
+        logits: &mut [F],
         x: Rows<F>,
         labels: &[i32],
         scale: &[F],
@@ -113,32 +138,22 @@ impl<F: Real> Head<'_, F> {
         if let Some(dbias) = grads.bias.as_deref_mut() {
             dbias.fill(F::ZERO);
         }
-        let counted = self.counted(labels);
-        let rows = (LOGITS / (vocabulary * size_of::<F>()).max(1))
-            .clamp(16, 256)
-            .min(counted.len());
-        let mut logits = vec![F::ZERO; rows * vocabulary];
+        let counted = counted(labels, vocabulary);
+        let rows = logits.len().checked_div(vocabulary).unwrap_or(0);
         let (mut dx, mut dbias) = (vec![F::ZERO; rows * width], vec![F::ZERO; vocabulary]);
         for counted in counted.chunks(rows.max(1)) {
             let n = counted.len();
             let dense = gather(x, counted);
             let dense = Rows::new(&dense, n, width);
-            let epilogue = Epilogue {
-                bias: self.bias,
-                ..Epilogue::default()
-            };
-            matmul(
-                dense,
-                self.weight,
-                RowsMut::new(&mut logits, n, vocabulary),
-                &epilogue,
-            );
+            let logits = &mut logits[..n * vocabulary];
+            let to = RowsMut::new(logits, n, vocabulary);
+            apply(dense, self.weight, self.bias, to);
             if let Some(cap) = self.softcap {
-                let rows = RowsMut::new(&mut logits, n, vocabulary);
+                let rows = RowsMut::new(logits, n, vocabulary);
                 team::for_rows(rows, 1, |_, mut row| softcap(row.row_mut(0), cap));
             }
             let mut sums = vec![0.0; n];
-            let seen = Rows::new(&logits, n, vocabulary);
+            let seen = Rows::new(logits, n, vocabulary);
             team::for_rows(RowsMut::new(&mut sums, n, 1), 1, |i, mut sum| {
                 sum.row_mut(0)[0] = log_sum_exp(seen.row(i));
             });
@@ -146,30 +161,22 @@ impl<F: Real> Head<'_, F> {
                 out[row] = F::of(seen.row(i)[labels[row] as usize].to_f64() - sums[i]);
             }
             // The gradient of a row's logits: scale · (softmax − one at the label).
-            team::for_rows(
-                RowsMut::new(&mut logits, n, vocabulary),
-                1,
-                |i, mut logits| {
-                    let (label, scale) = (labels[counted[i]] as usize, scale[counted[i]]);
-                    let logits = logits.row_mut(0);
-                    let slopes = self.softcap.map(|cap| slopes(logits, cap));
-                    exp_scaled(logits, F::of(sums[i]), scale);
-                    logits[label] = logits[label] - scale;
-                    let slopes = slopes.iter().flatten();
-                    logits
-                        .iter_mut()
-                        .zip(slopes)
-                        .for_each(|(d, &slope)| *d = *d * slope);
-                },
-            );
-            let dlogits = Rows::new(&logits, n, vocabulary);
+            let rows = RowsMut::new(logits, n, vocabulary);
+            team::for_rows(rows, 1, |i, mut logits| {
+                let (label, scale) = (labels[counted[i]] as usize, scale[counted[i]]);
+                let logits = logits.row_mut(0);
+                let slopes = self.softcap.map(|cap| slopes(logits, cap));
+                exp_scaled(logits, F::of(sums[i]), scale);
+                logits[label] = logits[label] - scale;
+                let slopes = slopes.iter().flatten();
+                logits
+                    .iter_mut()
+                    .zip(slopes)
+                    .for_each(|(d, &slope)| *d = *d * slope);
+            });
+            let dlogits = Rows::new(logits, n, vocabulary);
             if let Some(to) = &mut grads.x {
-                matmul(
-                    dlogits,
-                    transposed,
-                    RowsMut::new(&mut dx, n, width),
-                    &Epilogue::default(),
-                );
+                gradient_input(dlogits, self.weight, RowsMut::new(&mut dx, n, width));
                 for (&row, dx) in counted.iter().zip(dx.chunks_exact(width.max(1))) {
                     to.row_mut(row).copy_from_slice(dx);
                 }
@@ -183,16 +190,17 @@ impl<F: Real> Head<'_, F> {
             }
         }
     }
+}
 
-    /// The rows whose label is not negative.
-    fn counted(&self, labels: &[i32]) -> Vec<usize> {
-        let vocabulary = self.weight.outputs() as i64;
-        assert!(
-            labels.iter().all(|&label| i64::from(label) < vocabulary),
-            "a label is not in the vocabulary"
-        );
-        (0..labels.len()).filter(|&row| labels[row] >= 0).collect()
-    }
+/// The rows whose label is not negative.
+fn counted(labels: &[i32], vocabulary: usize) -> Vec<usize> {
+    assert!(
+        labels
+            .iter()
+            .all(|&label| i64::from(label) < vocabulary as i64),
+        "a label is not in the vocabulary"
+    );
+    (0..labels.len()).filter(|&row| labels[row] >= 0).collect()
 }
 
 /// How much each capped logit follows the raw one: `1 − (capped / cap)²`.

@@ -1,6 +1,6 @@
 //! Against plain 64-bit loops, at every instruction set, and bit for bit where that is promised.
 
-use lmrs_kernels::linear::Packed;
+use lmrs_kernels::linear::{Packed, Weight};
 use lmrs_kernels::simd::with_level;
 use lmrs_kernels::softmax::softcap;
 use lmrs_kernels::{Level, Real, Rows, RowsMut, team};
@@ -125,13 +125,18 @@ struct Trained<F> {
     bias: Vec<F>,
 }
 
-fn train<F: Real>(case: &Case, x: &[F], w: &[F], bias: Option<&[F]>, scale: &[F]) -> Trained<F> {
-    let rows = Rows::new(w, case.vocabulary, case.width);
+fn trained<F: Real>(
+    case: &Case,
+    x: &[F],
+    weight: Weight<F>,
+    bias: Option<&[F]>,
+    scale: &[F],
+) -> Trained<F> {
     let nan = |n: usize| vec![F::of(f64::NAN); n];
     let mut t = Trained {
         logprobs: nan(case.rows),
         x: nan(x.len()),
-        weight: nan(w.len()),
+        weight: nan(case.vocabulary * case.width),
         bias: nan(case.vocabulary),
     };
     let mut grads = Gradients {
@@ -139,14 +144,15 @@ fn train<F: Real>(case: &Case, x: &[F], w: &[F], bias: Option<&[F]>, scale: &[F]
         weight: Some(RowsMut::new(&mut t.weight, case.vocabulary, case.width)),
         bias: Some(&mut t.bias),
     };
-    let head = Head {
-        weight: &Packed::new(rows),
+    let head = lmrs_logprob::Trained {
+        weight,
         bias,
         softcap: case.softcap,
     };
     let x = Rows::new(x, case.rows, case.width);
+    let mut logits = nan(head.room(case.rows));
     head.nll_gradients(
-        &Packed::transposed(rows),
+        &mut logits,
         x,
         &case.labels,
         scale,
@@ -154,6 +160,28 @@ fn train<F: Real>(case: &Case, x: &[F], w: &[F], bias: Option<&[F]>, scale: &[F]
         &mut grads,
     );
     t
+}
+
+/// Both ways through a weight give the same bits.
+fn train<F: Real>(case: &Case, x: &[F], w: &[F], bias: Option<&[F]>, scale: &[F]) -> Trained<F> {
+    let rows = Rows::new(w, case.vocabulary, case.width);
+    let plain = trained(case, x, Weight::Plain(rows), bias, scale);
+    let packed = trained(case, x, Weight::Packed(&Packed::new(rows)), bias, scale);
+    let bits = |values: &[F]| {
+        values
+            .iter()
+            .map(|v| v.to_f64().to_bits())
+            .collect::<Vec<_>>()
+    };
+    for (plain, packed) in [
+        (&plain.logprobs, &packed.logprobs),
+        (&plain.x, &packed.x),
+        (&plain.weight, &packed.weight),
+        (&plain.bias, &packed.bias),
+    ] {
+        assert_eq!(bits(plain), bits(packed));
+    }
+    plain
 }
 
 fn assert_close<F: Real>(got: &[F], want: &[f64], bound: f64, what: &str) {

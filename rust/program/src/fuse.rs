@@ -141,7 +141,7 @@ pub(crate) fn products(
     parts: &[Part],
     value: impl Fn(ValueId) -> Result<Tensor>,
     panels: &Panels,
-    spares: &mut Spares,
+    spares: &Spares,
 ) -> Result<SmallVec<[(ValueId, Tensor); 4]>> {
     float!(x, T => typed::<T>(x, parts, value, panels, spares))
 }
@@ -151,7 +151,7 @@ fn typed<T: Real + Element>(
     parts: &[Part],
     value: impl Fn(ValueId) -> Result<Tensor>,
     panels: &Panels,
-    spares: &mut Spares,
+    spares: &Spares,
 ) -> Result<SmallVec<[(ValueId, Tensor); 4]>> {
     let operands = parts.iter().map(|part| {
         let packed = match panels.get(part.weight) {
@@ -188,7 +188,7 @@ fn typed<T: Real + Element>(
         .map(|((part, (packed, ..)), buffer)| {
             Ok((
                 part.output,
-                Tensor::new(buffer, [x.rows(), packed.outputs()])?,
+                spares.tensor(buffer, [x.rows(), packed.outputs()])?,
             ))
         })
         .collect()

@@ -38,7 +38,7 @@ pub struct Call<'a> {
     /// What was packed of the inputs before.
     pub(crate) held: Option<Held<'a>>,
     /// Where outputs get their memory.
-    pub spares: &'a mut Spares,
+    pub spares: &'a Spares,
     /// Which inputs `backward` will be asked for, so that `forward` keeps what it needs; empty if it will not be called.
     pub needs: &'a [bool],
 }
@@ -94,6 +94,8 @@ pub struct Saved<'a> {
     pub randomness: Option<Randomness>,
     /// Which inputs need a gradient; the others may be left `None`.
     pub needs: &'a [bool],
+    /// Where gradients get their memory.
+    pub spares: &'a Spares,
 }
 
 /// One op. Optional inputs stand in their place as `None`, so an input is known by its position.
@@ -111,6 +113,12 @@ pub trait Operation: fmt::Debug {
 
     /// Whether `backward` reads the output.
     fn reads_output(&self) -> bool {
+        false
+    }
+
+    /// Whether the output takes little time to compute again from the inputs, all of which `backward` reads: a tape then
+    /// does so instead of keeping it.
+    fn is_cheap(&self) -> bool {
         false
     }
 

@@ -105,7 +105,7 @@ impl Plan {
         &self,
         bindings: &Bindings,
         mut cache: Option<&mut dyn Cache>,
-        spares: &mut Spares,
+        spares: &Spares,
     ) -> Result<Vec<Tensor>> {
         let mut values = self.program.bound(bindings)?;
         for step in &self.steps {
@@ -125,9 +125,7 @@ impl Plan {
                 }
             }
             for value in &step.last {
-                if let Some(value) = values[value.index()].take() {
-                    spares.give(value);
-                }
+                values[value.index()] = None;
             }
         }
         self.program

@@ -73,7 +73,7 @@ impl Node {
         bindings: &Bindings,
         cache: Option<&mut dyn Cache>,
         panels: Option<&Panels>,
-        spares: &mut Spares,
+        spares: &Spares,
     ) -> Result<Tensor> {
         let inputs: SmallVec<[_; 4]> = self
             .inputs
@@ -230,11 +230,11 @@ impl Program {
         bindings: &Bindings,
         mut cache: Option<&mut dyn Cache>,
     ) -> Result<Vec<Tensor>> {
-        let mut values = self.bound(bindings)?;
+        let (mut values, spares) = (self.bound(bindings)?, Spares::default());
         let mut uses = self.uses();
         for node in &self.nodes {
             let cache = cache.as_mut().map(|c| &mut **c as &mut dyn Cache);
-            let output = node.run(&values, bindings, cache, None, &mut Spares::default())?;
+            let output = node.run(&values, bindings, cache, None, &spares)?;
             values[node.output.index()] = Some(output);
             for value in node.inputs.iter().flatten() {
                 uses[value.index()] -= 1;

@@ -1,65 +1,139 @@
-//! Buffers of values that nothing reads any more, for the values to come.
+//! Memory of values that nothing reads any more, for the values to come.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use lmrs_kernels::RowsMut;
-use lmrs_tensor::{DType, Element, Result, Tensor};
+use lmrs_tensor::{DType, Element, Keeper, Result, Tensor};
 
-/// Memory that a run leaves to the next one: with the same rows in both, the next makes no buffer of its own.
-#[derive(Default)]
-pub struct Spares {
+/// Elements that may lie idle beyond what was ever in use at once.
+const SLACK: usize = 4 << 20;
+/// A buffer of up to so many elements may hold a value of any size.
+const SMALL: usize = 16 << 10;
+
+/// Memory that values leave to those after them and a run to the next one: the system hands out a page cleared, which costs
+/// more than most of what is written to it. A clone is the same memory.
+#[derive(Clone, Debug, Default)]
+pub struct Spares(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// The longest idle first.
     free: Vec<Vec<f32>>,
     made: usize,
+    /// Elements of all buffers in use.
+    used: usize,
+    /// The most there were of them.
+    most: usize,
+}
+
+impl State {
+    /// The smallest buffer for `count` elements that is not far too large; of equals the last that came back, which the
+    /// caches may still hold.
+    fn take(&mut self, count: usize) -> Vec<f32> {
+        let sizes = self.free.iter().map(Vec::capacity).enumerate();
+        let fits = sizes.filter(|&(_, size)| size >= count && size <= SMALL.max(2 * count));
+        let best = fits.min_by_key(|&(at, size)| (size, usize::MAX - at));
+        let buffer = best.map(|(at, _)| self.free.remove(at));
+        self.used += buffer.as_ref().map_or(count, Vec::capacity);
+        self.most = self.most.max(self.used);
+        buffer.unwrap_or_else(|| {
+            self.made += 1;
+            let mut idle: usize = self.free.iter().map(Vec::capacity).sum();
+            while self.used + idle > self.most + SLACK && !self.free.is_empty() {
+                idle -= self.free.remove(0).capacity();
+            }
+            Vec::new()
+        })
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of a state is whole before anything can panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Keeper for Shared {
+    fn keep(&self, values: Vec<f32>) {
+        if values.capacity() > 0 {
+            let mut state = self.state();
+            state.used = state.used.saturating_sub(values.capacity());
+            state.free.push(values);
+        }
+    }
 }
 
 impl Spares {
     /// How many buffers had to be made so far.
     pub fn made(&self) -> usize {
-        self.made
+        self.0.state().made
     }
 
     /// How many buffers wait for a value.
     pub fn held(&self) -> usize {
-        self.free.len()
+        self.0.state().free.len()
     }
 
-    /// Takes back the buffer of `tensor`, if it is float32 and nobody else holds it.
-    pub fn give(&mut self, tensor: Tensor) {
-        self.free.extend(tensor.into_values());
+    /// Takes memory that was made elsewhere.
+    pub fn keep(&self, values: Vec<f32>) {
+        self.0.keep(values);
     }
 
-    /// `count` elements, whatever they hold.
-    pub(crate) fn buffer<T: Element>(&mut self, count: usize) -> Vec<T> {
-        if T::DTYPE != DType::F32 {
-            self.made += 1;
+    /// `count` elements, whatever they hold. They come back with the [`Self::tensor`] made of them.
+    pub fn buffer<T: Element>(&self, count: usize) -> Vec<T> {
+        if T::DTYPE != DType::F32 || count == 0 {
             return vec![T::zeroed(); count];
         }
-        // The smallest that is large enough; of equals the last given, which the caches may still hold. Else the
-        // largest makes room for a larger one, so that there are never more than were in use at once.
-        let sizes = self.free.iter().map(Vec::capacity).enumerate();
-        let best = sizes.min_by_key(|&(at, size)| {
-            if size >= count {
-                (0, size, usize::MAX - at)
-            } else {
-                (1, usize::MAX - size, 0)
-            }
-        });
-        let mut buffer = best.map_or_else(Vec::new, |(at, _)| self.free.remove(at));
-        if buffer.capacity() < count {
-            self.made += 1;
-            buffer = Vec::with_capacity(count);
+        let mut buffer = self.0.state().take(count);
+        if buffer.capacity() == 0 {
+            // Pages are touched, and so cleared, by the threads that write them.
+            buffer = vec![0.0; count];
         }
         buffer.resize(count, 0.0);
         bytemuck::cast_vec(buffer)
     }
 
+    /// `count` elements, each 0.
+    pub(crate) fn zeros<T: Element>(&self, count: usize) -> Vec<T> {
+        let mut buffer = self.buffer(count);
+        buffer.fill(T::zeroed());
+        buffer
+    }
+
+    /// A tensor of `values`, whose memory comes back here when nobody holds it any more.
+    pub fn tensor<T: Element>(
+        &self,
+        values: Vec<T>,
+        shape: impl Into<Vec<usize>>,
+    ) -> Result<Tensor> {
+        let keeper: Weak<Shared> = Arc::downgrade(&self.0);
+        Tensor::lent(values, shape, keeper)
+    }
+
     /// A `[rows, width]` tensor that `fill` writes whole.
     pub(crate) fn matrix<T: Element>(
-        &mut self,
+        &self,
         rows: usize,
         width: usize,
         fill: impl FnOnce(RowsMut<'_, T>),
     ) -> Result<Tensor> {
         let mut values = self.buffer(rows * width);
         fill(RowsMut::new(&mut values, rows, width));
-        Tensor::new(values, [rows, width])
+        self.tensor(values, [rows, width])
+    }
+
+    /// An `[n]` tensor that `fill` writes whole.
+    pub(crate) fn vector<T: Element>(
+        &self,
+        n: usize,
+        fill: impl FnOnce(&mut [T]),
+    ) -> Result<Tensor> {
+        let mut values = self.buffer(n);
+        fill(&mut values);
+        self.tensor(values, [n])
     }
 }

@@ -7,9 +7,18 @@ use rustc_hash::{FxHashMap, FxHashSet};
 use crate::op::{Call, Op, Saved};
 use crate::{Meta, Program, Ragged, Spares, ValueId};
 
+/// An input of a node as the way back finds it.
+enum Past {
+    /// Absent, or not read again.
+    Gone,
+    Here(Tensor),
+    /// Cheaper to compute again than to keep.
+    Again(ValueId),
+}
+
 /// What one node of the tape remembers for the way back.
 struct Step {
-    inputs: Vec<Option<Tensor>>,
+    inputs: Vec<Past>,
     output: Option<Tensor>,
     kept: Vec<Tensor>,
     streams: Vec<Ragged>,
@@ -22,20 +31,25 @@ pub struct Tape {
     program: Program,
     steps: Vec<Step>,
     index: FxHashMap<u64, ValueId>,
+    /// The nodes whose values are computed again.
+    again: FxHashMap<ValueId, usize>,
     traced: FxHashSet<u64>,
     randomness: Option<Randomness>,
+    spares: Spares,
 }
 
 impl Tape {
-    /// A tape for the gradients of `trainable`.
-    pub fn new(trainable: &[Tensor], randomness: Option<Randomness>) -> Self {
+    /// A tape for the gradients of `trainable`, whose values get their memory from `spares`.
+    pub fn new(trainable: &[Tensor], randomness: Option<Randomness>, spares: Spares) -> Self {
         let traced = trainable.iter().map(Tensor::id).collect();
         Self {
             program: Program::default(),
             steps: Vec::new(),
             index: FxHashMap::default(),
+            again: FxHashMap::default(),
             traced,
             randomness,
+            spares,
         }
     }
 
@@ -57,7 +71,14 @@ impl Tape {
             .collect();
         let keep = needs.contains(&true);
         let (names, streams): (Vec<String>, Vec<Ragged>) = streams.into_iter().unzip();
-        let forward = evaluate(&op, &inputs, &streams, self.randomness, &needs)?;
+        let forward = evaluate(
+            &op,
+            &inputs,
+            &streams,
+            self.randomness,
+            &needs,
+            &self.spares,
+        )?;
         if keep {
             let values = inputs
                 .iter()
@@ -65,15 +86,25 @@ impl Tape {
                 .collect();
             let operation = op.operation();
             let reads = operation.reads(&inputs, &needs);
-            let read = |(input, read): (Option<Tensor>, bool)| input.filter(|_| read);
-            let output_read = operation.reads_output();
+            let past = |(input, read): (Option<Tensor>, bool)| match input.filter(|_| read) {
+                None => Past::Gone,
+                Some(input) => match self.index.get(&input.id()) {
+                    Some(value) if self.again.contains_key(value) => Past::Again(*value),
+                    _ => Past::Here(input),
+                },
+            };
+            let past = inputs.into_iter().zip(reads).map(past).collect();
+            let (output_read, cheap) = (operation.reads_output(), operation.is_cheap());
             // Here every extent is known, also those that a Program can only name.
             let meta = Meta::of(&forward.output);
             let output = self.program.append(op, values, names, "", meta);
             self.traced.insert(forward.output.id());
             self.index.insert(forward.output.id(), output);
+            if cheap {
+                self.again.insert(output, self.steps.len());
+            }
             self.steps.push(Step {
-                inputs: inputs.into_iter().zip(reads).map(read).collect(),
+                inputs: past,
                 output: output_read.then(|| forward.output.clone()),
                 kept: forward.kept,
                 streams,
@@ -112,36 +143,83 @@ impl Tape {
         }
         let mut grads: FxHashMap<ValueId, Tensor> = FxHashMap::default();
         grads.insert(self.leaf(loss), one);
+        let mut computed: FxHashMap<ValueId, Tensor> = FxHashMap::default();
         while let Some(step) = self.steps.pop() {
             let Some(node) = self.program.nodes.pop() else {
                 break;
             };
+            // Whoever read it came before.
+            computed.remove(&node.output);
             let Some(grad) = grads.remove(&node.output) else {
                 continue;
             };
+            let inputs = self.recalled(step.inputs, &mut computed)?;
             let saved = Saved {
-                inputs: &step.inputs,
+                inputs: &inputs,
                 output: step.output.as_ref(),
                 kept: &step.kept,
                 streams: &step.streams,
                 randomness: self.randomness,
                 needs: &step.needs,
+                spares: &self.spares,
             };
             let parts = node.op.operation().backward(&saved, &grad)?;
             for ((value, needed), part) in node.inputs.iter().zip(&step.needs).zip(parts) {
                 if let (Some(value), true, Some(part)) = (value, needed, part) {
                     let total = match grads.remove(value) {
-                        Some(sofar) => {
-                            crate::ops::add::sum_of(&mut Spares::default(), &sofar, &part)?
-                        }
+                        Some(sofar) => crate::ops::add::sum_of(&self.spares, &sofar, &part)?,
                         None => part,
                     };
                     grads.insert(*value, total);
                 }
             }
         }
+        self.again.clear();
         let find = |t: &Tensor| self.index.get(&t.id()).and_then(|v| grads.get(v)).cloned();
         Ok(wrt.iter().map(find).collect())
+    }
+}
+
+impl Tape {
+    /// The inputs of a node, those that were not kept computed again.
+    fn recalled(
+        &self,
+        inputs: Vec<Past>,
+        computed: &mut FxHashMap<ValueId, Tensor>,
+    ) -> Result<Vec<Option<Tensor>>> {
+        let recall = |past| match past {
+            Past::Gone => Ok(None),
+            Past::Here(tensor) => Ok(Some(tensor)),
+            Past::Again(value) => self.recomputed(value, computed).map(Some),
+        };
+        inputs.into_iter().map(recall).collect()
+    }
+
+    fn recomputed(
+        &self,
+        value: ValueId,
+        computed: &mut FxHashMap<ValueId, Tensor>,
+    ) -> Result<Tensor> {
+        if let Some(tensor) = computed.get(&value) {
+            return Ok(tensor.clone());
+        }
+        let at = self.again.get(&value).copied();
+        let (Some(step), Some(node)) = (
+            at.and_then(|at| self.steps.get(at)),
+            at.and_then(|at| self.program.nodes.get(at)),
+        ) else {
+            return Err(Error::Internal(format!("{value:?} was not kept")));
+        };
+        let past = step.inputs.iter().map(|past| match past {
+            Past::Gone => Past::Gone,
+            Past::Here(tensor) => Past::Here(tensor.clone()),
+            Past::Again(value) => Past::Again(*value),
+        });
+        let inputs = self.recalled(past.collect(), computed)?;
+        let (op, streams) = (&node.op, &step.streams);
+        let tensor = evaluate(op, &inputs, streams, self.randomness, &[], &self.spares)?.output;
+        computed.insert(value, tensor.clone());
+        Ok(tensor)
     }
 }
 
@@ -152,6 +230,7 @@ pub fn evaluate(
     streams: &[Ragged],
     randomness: Option<Randomness>,
     needs: &[bool],
+    spares: &Spares,
 ) -> Result<crate::Forward> {
     let metas: Vec<Option<Meta>> = inputs.iter().map(|t| t.as_ref().map(Meta::of)).collect();
     op.operation()
@@ -162,7 +241,7 @@ pub fn evaluate(
             cache: None,
             randomness,
             held: None,
-            spares: &mut Spares::default(),
+            spares,
             needs,
         },
         inputs,

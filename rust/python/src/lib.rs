@@ -39,11 +39,11 @@ mod _rs {
     #[pymodule_export]
     use crate::machine::{instruction_set, threads, version};
     #[pymodule_export]
-    use crate::optimiser::{PyAdamW, norm};
+    use crate::optimiser::{PyAdamW, PyMoment, norm};
     #[pymodule_export]
     use crate::plan::PyPlan;
     #[pymodule_export]
-    use crate::program::{PyProgram, PyTape, apply, op_names};
+    use crate::program::{PyProgram, PySpares, PyTape, apply, op_names};
     #[pymodule_export]
     use crate::request::{PyGrammar, PyGrammars};
     #[pymodule_export]

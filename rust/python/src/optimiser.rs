@@ -1,14 +1,67 @@
 //! `AdamW` and the norm of gradients: one line a method.
 
-use lmrs_kernels::Real;
+use std::sync::Mutex;
+
 use lmrs_kernels::adamw::{self, AdamW};
+use lmrs_kernels::{Real, Rows, RowsMut, elementwise};
+use lmrs_program::Spares;
 use lmrs_tensor::{DType, Element, Error, Result, Tensor};
 use pyo3::prelude::*;
 
 use crate::error::{PyRes, detached};
-use crate::tensor::PyTensor;
+use crate::program::{PySpares, locked};
+use crate::tensor::{PyTensor, array};
 
-/// The settings of `AdamW`; what it remembers of a parameter is given to each call and comes back.
+/// What an optimiser keeps of a parameter between steps. A step writes over it.
+#[pyclass(frozen, name = "Moment", module = "lmrs._rs")]
+pub struct PyMoment {
+    values: Mutex<Values>,
+    shape: Vec<usize>,
+}
+
+enum Values {
+    F64(Vec<f64>),
+    F32(Vec<f32>),
+}
+
+#[pymethods]
+impl PyMoment {
+    /// A copy of `tensor`, float64 or float32.
+    #[new]
+    fn new(tensor: &PyTensor) -> PyRes<Self> {
+        let tensor = &tensor.0;
+        Ok(Self {
+            values: Mutex::new(match tensor.dtype() {
+                DType::F64 => Values::F64(tensor.values()?.to_vec()),
+                _ => Values::F32(tensor.values()?.to_vec()),
+            }),
+            shape: tensor.shape().to_vec(),
+        })
+    }
+
+    /// Zeros of the shape and dtype of `tensor`.
+    #[staticmethod]
+    fn zeros(tensor: &PyTensor) -> Self {
+        let (count, tensor) = (tensor.0.len(), &tensor.0);
+        Self {
+            values: Mutex::new(match tensor.dtype() {
+                DType::F64 => Values::F64(vec![0.0; count]),
+                _ => Values::F32(vec![0.0; count]),
+            }),
+            shape: tensor.shape().to_vec(),
+        }
+    }
+
+    /// The values as a new numpy array.
+    fn numpy<'py>(&self, py: Python<'py>) -> PyRes<Bound<'py, PyAny>> {
+        Ok(match &*locked(&self.values) {
+            Values::F64(values) => array(py, values, &self.shape)?,
+            Values::F32(values) => array(py, values, &self.shape)?,
+        })
+    }
+}
+
+/// The settings of `AdamW`; what it remembers of a parameter is given to each call.
 #[pyclass(frozen, name = "AdamW", module = "lmrs._rs")]
 pub struct PyAdamW(AdamW);
 
@@ -26,7 +79,9 @@ impl PyAdamW {
         })
     }
 
-    /// The parameter and its moments (mean, square) after the `step`-th step, counted from 1, by `scale·gradient`.
+    /// The parameter after the `step`-th step, counted from 1, by `scale·gradient`; the moments (mean, square), which are
+    /// two, become those after it.
+    #[pyo3(signature = (step, parameter, gradient, scale, moments, spares=None))]
     fn step(
         &self,
         py: Python<'_>,
@@ -34,51 +89,64 @@ impl PyAdamW {
         parameter: &PyTensor,
         gradient: &PyTensor,
         scale: f64,
-        moments: (PyRef<'_, PyTensor>, PyRef<'_, PyTensor>),
-    ) -> PyRes<(PyTensor, (PyTensor, PyTensor))> {
-        let before = [&parameter.0, &moments.0.0, &moments.1.0].map(Clone::clone);
-        let [parameter, mean, square] = detached(py, || match before[0].dtype() {
-            DType::F64 => stepped::<f64>(&self.0, step, &before, &gradient.0, scale),
-            _ => stepped::<f32>(&self.0, step, &before, &gradient.0, scale),
+        moments: (PyRef<'_, PyMoment>, PyRef<'_, PyMoment>),
+        spares: Option<&PySpares>,
+    ) -> PyRes<PyTensor> {
+        let spares = spares.map(|spares| spares.0.clone()).unwrap_or_default();
+        let (mean, square) = (&*moments.0, &*moments.1);
+        if std::ptr::eq(mean, square) {
+            return Err(Error::shape("adamw", "one moment in both places").into());
+        }
+        let stepped = detached(py, || {
+            let (mut m, mut v) = (locked(&mean.values), locked(&square.values));
+            let change = Change {
+                settings: &self.0,
+                step,
+                scale,
+                spares: &spares,
+            };
+            match (&mut *m, &mut *v) {
+                (Values::F64(m), Values::F64(v)) => change.of(&parameter.0, &gradient.0, m, v),
+                (Values::F32(m), Values::F32(v)) => change.of(&parameter.0, &gradient.0, m, v),
+                _ => Err(Error::shape("adamw", "the moments are of two dtypes")),
+            }
         })??;
-        Ok((PyTensor(parameter), (PyTensor(mean), PyTensor(square))))
+        Ok(PyTensor(stepped))
     }
 }
 
-fn stepped<F: Real + Element>(
-    settings: &AdamW,
+struct Change<'a> {
+    settings: &'a AdamW,
     step: u64,
-    before: &[Tensor; 3],
-    gradient: &Tensor,
     scale: f64,
-) -> Result<[Tensor; 3]> {
-    let shape = before[0].shape();
-    if before
-        .iter()
-        .chain([gradient])
-        .any(|t| t.shape() != shape || t.dtype() != F::DTYPE)
-    {
-        let shown = format!("{before:?} with gradient {gradient:?}");
-        return Err(Error::shape(
-            "adamw",
-            format!("{shown}, expected one shape and dtype"),
-        ));
+    spares: &'a Spares,
+}
+
+impl Change<'_> {
+    fn of<F: Real + Element>(
+        &self,
+        parameter: &Tensor,
+        gradient: &Tensor,
+        mean: &mut [F],
+        square: &mut [F],
+    ) -> Result<Tensor> {
+        let n = parameter.len();
+        if gradient.shape() != parameter.shape() || (mean.len(), square.len()) != (n, n) {
+            let shown = format!("{parameter:?} with gradient {gradient:?}");
+            return Err(Error::shape(
+                "adamw",
+                format!("{shown} and moments of {}, expected one shape", mean.len()),
+            ));
+        }
+        let (before, gradient) = (parameter.values::<F>()?, gradient.values::<F>()?);
+        let mut after = self.spares.buffer::<F>(n);
+        let (rows, width) = (parameter.rows(), parameter.width());
+        let to = RowsMut::new(&mut after, rows, width);
+        elementwise::copy(Rows::new(before, rows, width), to);
+        self.settings
+            .step(self.step, &mut after, gradient, self.scale, mean, square);
+        self.spares.tensor(after, parameter.shape())
     }
-    let mut after = [Vec::new(), Vec::new(), Vec::new()];
-    for (after, before) in after.iter_mut().zip(before) {
-        *after = before.values::<F>()?.to_vec();
-    }
-    let [mut parameter, mut mean, mut square] = after;
-    settings.step(
-        step,
-        &mut parameter,
-        gradient.values()?,
-        scale,
-        &mut mean,
-        &mut square,
-    );
-    let tensor = |values| Tensor::new::<F>(values, shape);
-    Ok([tensor(parameter)?, tensor(mean)?, tensor(square)?])
 }
 
 /// `√Σ x²` over all elements of `tensors`, which share a dtype; NaN or infinite if an element is.

@@ -37,7 +37,7 @@ impl PyPlan {
     /// Runs the plan on named inputs and streams, with no cache.
     fn run(&self, py: Python<'_>, inputs: Named<'_>, streams: Streams) -> PyRes<Vec<PyTensor>> {
         let bindings = bindings(inputs, streams)?;
-        let outputs = detached(py, || self.0.run(&bindings, None, &mut Spares::default()))??;
+        let outputs = detached(py, || self.0.run(&bindings, None, &Spares::default()))??;
         Ok(outputs.into_iter().map(PyTensor).collect())
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use lmrs_program::{Bindings, Op, Program, Ragged, Randomness, Tape, ValueId, evaluate};
+use lmrs_program::{Bindings, Op, Program, Ragged, Randomness, Spares, Tape, ValueId, evaluate};
 use lmrs_tensor::Tensor;
 use pyo3::prelude::*;
 
@@ -53,7 +53,10 @@ pub fn apply(
     let (op, inputs) = (Op::parse(op, attributes)?, tensors(inputs));
     let streams: Vec<Ragged> = ragged(streams)?.into_iter().map(|(_, r)| r).collect();
     Ok(PyTensor(
-        detached(py, || evaluate(&op, &inputs, &streams, None, &[]))??.output,
+        detached(py, || {
+            evaluate(&op, &inputs, &streams, None, &[], &Spares::default())
+        })??
+        .output,
     ))
 }
 
@@ -166,20 +169,45 @@ impl PyProgram {
     }
 }
 
+/// Memory that values leave to those after them.
+#[pyclass(frozen, name = "Spares", module = "lmrs._rs")]
+#[derive(Default)]
+pub struct PySpares(pub Spares);
+
+#[pymethods]
+impl PySpares {
+    #[new]
+    fn new() -> Self {
+        Self::default()
+    }
+
+    /// How many buffers had to be made so far.
+    #[getter]
+    fn made(&self) -> usize {
+        self.0.made()
+    }
+}
+
 /// Computes ops while noting those that a gradient has to pass through.
 #[pyclass(frozen, name = "Tape", module = "lmrs._rs")]
 pub struct PyTape(Mutex<Tape>);
 
 #[pymethods]
 impl PyTape {
-    /// A tape for the gradients of `trainable`. `seed` and `step` key dropout; without them dropout does nothing.
+    /// A tape for the gradients of `trainable`. `seed` and `step` key dropout; without them dropout does nothing. Values
+    /// get their memory from `spares`, else from one another.
     #[new]
-    #[pyo3(signature = (trainable, *, randomness=None))]
-    fn new(trainable: Vec<PyRef<'_, PyTensor>>, randomness: Option<(u64, u32)>) -> Self {
+    #[pyo3(signature = (trainable, *, randomness=None, spares=None))]
+    fn new(
+        trainable: Vec<PyRef<'_, PyTensor>>,
+        randomness: Option<(u64, u32)>,
+        spares: Option<&PySpares>,
+    ) -> Self {
         let trainable: Vec<Tensor> = trainable.iter().map(|t| t.0.clone()).collect();
         Self(Mutex::new(Tape::new(
             &trainable,
             randomness.map(|(seed, step)| Randomness { seed, step }),
+            spares.map(|spares| spares.0.clone()).unwrap_or_default(),
         )))
     }
 

@@ -115,7 +115,7 @@ fn copied<T: numpy::Element + lmrs_tensor::Element>(
     Ok(PyTensor(Tensor::new::<T>(values, shape)?))
 }
 
-fn array<'py, T: numpy::Element + Copy>(
+pub fn array<'py, T: numpy::Element + Copy>(
     py: Python<'py>,
     values: &[T],
     shape: &[usize],

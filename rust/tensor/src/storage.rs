@@ -1,6 +1,7 @@
 //! Where a tensor's bytes live: in a vector of ours, or in a memory-mapped file, as they are or encoded.
 
 use std::any::Any;
+use std::fmt;
 use std::fs::File;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -98,20 +99,48 @@ pub enum Life {
     Holders,
 }
 
+/// Takes the memory of values that nobody holds any more.
+pub trait Keeper: fmt::Debug + Send + Sync {
+    /// Called with what a value held, whatever thread let go of it last.
+    fn keep(&self, values: Vec<f32>);
+}
+
 /// The bytes of a tensor, and what was computed from them once (packed panels).
 #[derive(Debug)]
 pub struct Storage {
     bytes: Bytes,
     /// By key and the shape the bytes were read with.
     derived: Mutex<Vec<(&'static str, Vec<usize>, Derived)>>,
+    keeper: Option<Weak<dyn Keeper>>,
+}
+
+impl Drop for Storage {
+    fn drop(&mut self) {
+        let keeper = self.keeper.as_ref().and_then(Weak::upgrade);
+        if let (Some(keeper), Bytes::Owned(Buffer::F32(values))) = (keeper, &mut self.bytes) {
+            keeper.keep(std::mem::take(values));
+        }
+    }
 }
 
 impl Storage {
     /// Storage that owns `buffer`.
     pub fn owned(buffer: Buffer) -> Self {
+        Self::of(Bytes::Owned(buffer))
+    }
+
+    /// Storage that owns `buffer` and leaves it, where it is of float32, to `keeper` if that is still there.
+    pub fn lent(buffer: Buffer, keeper: Weak<dyn Keeper>) -> Self {
+        let mut storage = Self::owned(buffer);
+        storage.keeper = Some(keeper);
+        storage
+    }
+
+    fn of(bytes: Bytes) -> Self {
         Self {
-            bytes: Bytes::Owned(buffer),
+            bytes,
             derived: Mutex::default(),
+            keeper: None,
         }
     }
 
@@ -120,13 +149,12 @@ impl Storage {
     pub fn mapped(map: &Arc<Mapping>, start: usize, end: usize, dtype: DType) -> Option<Self> {
         let bytes = map.bytes().get(start..end)?;
         let aligned = bytes.as_ptr().align_offset(dtype.size()) == 0;
-        aligned.then(|| Self {
-            bytes: Bytes::Mapped {
+        aligned.then(|| {
+            Self::of(Bytes::Mapped {
                 map: Arc::clone(map),
                 start,
                 end,
-            },
-            derived: Mutex::default(),
+            })
         })
     }
 
@@ -134,12 +162,11 @@ impl Storage {
     pub fn encoded(rows: Encoded) -> Self {
         let plain = rows.plain();
         let plain = plain.and_then(|(map, at)| Self::mapped(map, at.start, at.end, DType::F32));
-        plain.unwrap_or_else(|| Self {
-            bytes: Bytes::Encoded {
+        plain.unwrap_or_else(|| {
+            Self::of(Bytes::Encoded {
                 rows,
                 decoded: OnceLock::new(),
-            },
-            derived: Mutex::default(),
+            })
         })
     }
 
@@ -156,14 +183,6 @@ impl Storage {
                 });
                 bytemuck::cast_slice(values)
             }
-        }
-    }
-
-    /// The vector of float32 it owns.
-    pub(crate) fn into_values(self) -> Option<Vec<f32>> {
-        match self.bytes {
-            Bytes::Owned(Buffer::F32(values)) => Some(values),
-            _ => None,
         }
     }
 

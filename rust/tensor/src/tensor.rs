@@ -3,12 +3,12 @@
 use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
 use half::{bf16, f16};
 
-use crate::{DType, Element, Encoded, Error, Life, Result, Storage};
+use crate::{DType, Element, Encoded, Error, Keeper, Life, Result, Storage};
 
 /// A contiguous, row-major, immutable array. Cloning shares the storage and keeps the identity.
 #[derive(Clone)]
@@ -37,6 +37,22 @@ impl Tensor {
                 format!("{count} values do not fill the shape given"),
             )
         })
+    }
+
+    /// As [`Self::new`]; once nobody holds the values any more, `keeper` gets their memory if it is still there.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn lent<T: Element>(
+        values: Vec<T>,
+        shape: impl Into<Vec<usize>>,
+        keeper: Weak<dyn Keeper>,
+    ) -> Result<Self> {
+        Self::over(
+            Storage::lent(T::buffer(values), keeper),
+            T::DTYPE,
+            shape.into(),
+        )
     }
 
     /// A tensor of zeros.
@@ -247,11 +263,6 @@ impl Tensor {
             DType::BF16 => pick(self.values::<bf16>()?, shape, from),
             DType::I32 => pick(self.values::<i32>()?, shape, from),
         }
-    }
-
-    /// The vector of a float32 tensor that owns one and that nobody else holds.
-    pub fn into_values(self) -> Option<Vec<f32>> {
-        Arc::into_inner(self.storage)?.into_values()
     }
 
     /// The same elements under another shape of the same size.

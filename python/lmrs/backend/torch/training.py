@@ -98,6 +98,11 @@ def value(loss: Callable[[], Tensor], model: Module) -> float:
         return float(loss())
 
 
+def reusing() -> AbstractContextManager[None]:
+    """As :func:`lmrs.backend.native.reusing`; torch has an allocator of its own."""
+    return nullcontext()
+
+
 def value_and_grad(
     loss: Callable[[], Tensor],
     model: Module,

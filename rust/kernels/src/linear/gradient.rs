@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::PANEL;
 use super::tile::{self, From, Operands};
-use crate::memory::Buffer;
+use crate::memory::with_scratch;
 use crate::simd::{self, Kernel, Simd};
 use crate::view::Shared;
 use crate::{Real, Rows, RowsMut, team};
@@ -39,19 +39,33 @@ fn gradient<F: Real>(dy: Rows<F>, x: Rows<F>, dw: RowsMut<F>, from: From) {
         (dw.rows(), dw.width()),
         "shape of the gradient"
     );
+    let (blocks, panels) = (dy.width().div_ceil(ROWS), x.width().div_ceil(PANEL));
+    let longest = TOKENS.min(dy.rows());
+    let (left, right) = (blocks * longest * ROWS, panels * longest * PANEL);
+    with_scratch(left + right, |room| {
+        let (left, right) = room.split_at_mut(left);
+        summed(dy, x, dw, from, (left, right));
+    });
+}
+
+/// [`gradient`], given room for 256 tokens of `dy` and `x`.
+fn summed<F: Real>(
+    dy: Rows<F>,
+    x: Rows<F>,
+    dw: RowsMut<F>,
+    from: From,
+    (left, right): (&mut [F], &mut [F]),
+) {
     let (outputs, inputs) = (dy.width(), x.width());
     let (dw, level) = (dw.share(), simd::current());
     let (blocks, panels) = (outputs.div_ceil(ROWS), inputs.div_ceil(PANEL));
-    let longest = TOKENS.min(dy.rows());
-    let mut left = Buffer::zeroed(blocks * longest * ROWS);
-    let mut right = Buffer::zeroed(panels * longest * PANEL);
     let mut token = 0;
     while token < dy.rows() || token == 0 {
         let tokens = TOKENS.min(dy.rows() - token);
-        cut(dy.slice(token..token + tokens), ROWS, &mut left);
-        cut(x.slice(token..token + tokens), PANEL, &mut right);
+        cut(dy.slice(token..token + tokens), ROWS, left);
+        cut(x.slice(token..token + tokens), PANEL, right);
         let from = if token == 0 { from } else { From::Output };
-        let (left, right) = (&left, &right);
+        let (left, right) = (&*left, &*right);
         team::parallel(blocks * panels, |chunk| {
             let (block, panel) = (chunk / panels, chunk % panels);
             let work = Block {

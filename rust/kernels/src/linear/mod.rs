@@ -30,11 +30,13 @@ mod source;
 pub(crate) mod tile;
 mod turn;
 mod walk;
+mod weight;
 
 pub use fold::{Tile, fold, pick};
 pub use gradient::{gradient_weight, gradient_weight_add};
 pub use packed::{Packed, Weights};
 pub use source::{Decoded, Source};
+pub use weight::{Weight, apply, gradient_input};
 
 use crate::activation::Activation;
 use crate::memory::with_scratch;

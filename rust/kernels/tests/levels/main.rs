@@ -11,6 +11,7 @@ mod linear;
 mod narrow;
 mod norm;
 mod team;
+mod weight;
 
 use lmrs_kernels::Level;
 use lmrs_kernels::simd::with_level;

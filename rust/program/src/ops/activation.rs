@@ -4,7 +4,7 @@ use lmrs_kernels::activation::{self, Activation as Kind};
 use lmrs_tensor::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{float, matrix, view};
+use super::{float, view};
 use crate::Meta;
 use crate::op::{Call, Forward, Operation, Saved, required};
 
@@ -48,11 +48,15 @@ impl Operation for Activation {
         })
     }
 
+    fn is_cheap(&self) -> bool {
+        true
+    }
+
     fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let x = required(NAME, saved.inputs, 0)?;
         float!(x, T => {
             let (x_, dy) = (view(x)?, view(grad)?);
-            let dx = matrix::<T>(x.rows(), x.width(), |dx| activation::activate_backward(self.kind, x_, dy, dx))?;
+            let dx = saved.spares.matrix::<T>(x.rows(), x.width(), |dx| activation::activate_backward(self.kind, x_, dy, dx))?;
             Ok(vec![Some(dx)])
         })
     }

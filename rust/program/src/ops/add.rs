@@ -5,7 +5,7 @@ use lmrs_kernels::view::Rows;
 use lmrs_tensor::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{broadcast, float, vector, view};
+use super::{broadcast, float, view};
 use crate::op::{Call, Forward, Operation, Saved, optional, required};
 use crate::{Dim, Meta, Spares, meta};
 
@@ -40,7 +40,7 @@ impl Operation for Add {
             _ if !saved.needs[1] => None,
             Some(shape @ ([n] | [1, n])) => Some(float!(grad, T => {
                 let dy = view::<T>(grad)?;
-                vector(*n, |sum| elementwise::sum_rows(dy, sum))?.reshaped(shape)
+                saved.spares.vector(*n, |sum| elementwise::sum_rows(dy, sum))?.reshaped(shape)
             })?),
             _ => Some(grad.clone()),
         };
@@ -65,7 +65,7 @@ pub(super) fn infer_broadcast(op: &'static str, inputs: &[Option<&Meta>]) -> Res
 }
 
 /// `x + y`; also how gradients of one value add up.
-pub(crate) fn sum_of(spares: &mut Spares, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+pub(crate) fn sum_of(spares: &Spares, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     float!(x, T => {
         if let [n] = *x.shape() {
             let (a, b) = (Rows::new(x.values()?, 1, n), Rows::new(y.values()?, 1, n));

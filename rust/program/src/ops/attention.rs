@@ -164,7 +164,7 @@ impl Operation for Attention {
                 lse: lse.values()?,
             };
             let mut parts: Vec<Vec<T>> =
-                saved.inputs.iter().map(|t| vec![0.0; t.as_ref().map_or(0, Tensor::len)]).collect();
+                saved.inputs.iter().map(|t| saved.spares.zeros(t.as_ref().map_or(0, Tensor::len))).collect();
             if let [dq, dk, dv, dtable, dpk, dpv] = parts.as_mut_slice() {
                 let mut grads = Gradients {
                     q: RowsMut::new(dq, q.rows(), q.width()),
@@ -179,7 +179,7 @@ impl Operation for Attention {
                 attention::backward(&self.spec(q.width(), saved.randomness), &seen, view(grad)?, &mut grads);
             }
             let tensor = |(values, like): (Vec<T>, &Option<Tensor>)| {
-                like.as_ref().map(|like| Tensor::new(values, like.shape())).transpose()
+                like.as_ref().map(|like| saved.spares.tensor(values, like.shape())).transpose()
             };
             parts.into_iter().zip(saved.inputs).map(tensor).collect()
         })
@@ -219,7 +219,7 @@ impl Attention {
         cache: &mut dyn Cache,
         inputs: &[Option<Tensor>],
         (queries, keys): (&Ragged, &Ragged),
-        spares: &mut Spares,
+        spares: &Spares,
     ) -> Result<Forward> {
         let (k, v) = (
             view::<f32>(required(NAME, inputs, 1)?)?,
@@ -250,12 +250,11 @@ fn attend<T: Real + Element>(
     inputs: &[Option<Tensor>],
     sequences: &[Sequence<'_, T>],
     keep: bool,
-    spares: &mut Spares,
+    spares: &Spares,
 ) -> Result<Forward> {
     let q = required(NAME, inputs, 0)?;
     let table = optional(inputs, 3).map(Tensor::values).transpose()?;
-    let mut out = spares.buffer::<T>(q.len());
-    out.fill(T::ZERO);
+    let mut out = spares.zeros::<T>(q.len());
     let mut lse = if keep {
         vec![T::ZERO; q.rows() * spec.heads]
     } else {
@@ -276,7 +275,7 @@ fn attend<T: Real + Element>(
         Vec::new()
     };
     Ok(Forward {
-        output: Tensor::new(out, q.shape())?,
+        output: spares.tensor(out, q.shape())?,
         kept,
     })
 }

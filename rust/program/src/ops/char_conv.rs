@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::linear::packed;
 use super::pool::stream;
-use super::{float, matrix, vector, view};
+use super::{float, view};
 use crate::op::{Call, Forward, Operation, Saved, optional, required};
 use crate::{Dim, Meta, meta};
 
@@ -45,7 +45,7 @@ impl Operation for CharConv {
         float!(x, T => {
             let (panels, bias) = (packed::<T>(weight)?, optional(inputs, 2).map(Tensor::values).transpose()?);
             let (view, mut chosen) = (view(x)?, Vec::new());
-            let output = matrix(rows, outputs, |y| {
+            let output = call.spares.matrix(rows, outputs, |y| {
                 chosen = conv::conv_max(view, sequences.starts(), &panels, bias, y);
             })?;
             let kept = if call.needs.contains(&true) {
@@ -76,13 +76,13 @@ impl Operation for CharConv {
             let (rows, weights, dy) = (view::<T>(x)?, view(weight)?, view(grad)?);
             let (mut dx, mut dw, mut db) = (None, None, None);
             if wants(0) {
-                dx = Some(matrix(x.rows(), x.width(), |dx| conv::conv_max_input(starts, weights, chosen, dy, dx))?);
+                dx = Some(saved.spares.matrix(x.rows(), x.width(), |dx| conv::conv_max_input(starts, weights, chosen, dy, dx))?);
             }
             if wants(1) {
-                dw = Some(matrix(weight.rows(), weight.width(), |dw| conv::conv_max_weight(rows, starts, chosen, dy, dw))?);
+                dw = Some(saved.spares.matrix(weight.rows(), weight.width(), |dw| conv::conv_max_weight(rows, starts, chosen, dy, dw))?);
             }
             if wants(2) {
-                db = Some(vector(grad.width(), |db| elementwise::sum_rows(dy, db))?);
+                db = Some(saved.spares.vector(grad.width(), |db| elementwise::sum_rows(dy, db))?);
             }
             Ok(vec![dx, dw, db])
         })

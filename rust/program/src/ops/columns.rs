@@ -1,10 +1,10 @@
 //! A run of columns: `y = x[:, start..stop]`.
 
-use lmrs_kernels::elementwise;
+use lmrs_kernels::{RowsMut, elementwise};
 use lmrs_tensor::{Error, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{float, matrix, view};
+use super::{float, view};
 use crate::Meta;
 use crate::op::{Call, Forward, Operation, Saved, required};
 
@@ -46,7 +46,10 @@ impl Operation for Columns {
         let x = required(NAME, saved.inputs, 0)?;
         float!(x, T => {
             let dy = view::<T>(grad)?;
-            let dx = matrix(x.rows(), x.width(), |dx| elementwise::copy(dy, dx.columns(self.start..self.stop)))?;
+            let mut dx = saved.spares.zeros::<T>(x.len());
+            let all = RowsMut::new(&mut dx, x.rows(), x.width());
+            elementwise::copy(dy, all.columns(self.start..self.stop));
+            let dx = saved.spares.tensor(dx, x.shape())?;
             Ok(vec![Some(dx)])
         })
     }

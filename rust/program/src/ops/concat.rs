@@ -4,7 +4,7 @@ use lmrs_kernels::elementwise;
 use lmrs_tensor::{Error, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{float, matrix, view};
+use super::{float, view};
 use crate::op::{Call, Forward, Operation, Saved, required};
 use crate::{Meta, meta};
 
@@ -54,7 +54,7 @@ impl Operation for Concat {
                 .ok_or_else(|| Error::Internal("concat lost a part".into()))?;
             grads.push(Some(float!(grad, T => {
                 let dy = view::<T>(grad)?.columns(start..start + width);
-                matrix(grad.rows(), width, |dx| elementwise::copy(dy, dx))
+                saved.spares.matrix(grad.rows(), width, |dx| elementwise::copy(dy, dx))
             })?));
             start += width;
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::scale::times;
 use super::{float, head};
 use crate::op::{Call, Forward, Operation, Saved};
-use crate::{Dim, Meta, Spares};
+use crate::{Dim, Meta};
 
 const NAME: &str = "cross_entropy";
 
@@ -50,7 +50,7 @@ impl Operation for CrossEntropy {
         float!(head.x, T => {
             let weight = 1.0 / divisor as T;
             let (logprobs, grads) = if call.needs.contains(&true) {
-                head.gradients(&vec![weight; head.labels.len()], call.needs)?
+                head.gradients(call.spares, &vec![weight; head.labels.len()], call.needs)?
             } else {
                 (head.logprobs(call)?, Vec::new())
             };
@@ -70,7 +70,7 @@ impl Operation for CrossEntropy {
             if kept.is_empty() {
                 Ok(None)
             } else {
-                times(&mut Spares::default(), kept, by).map(Some)
+                times(saved.spares, kept, by).map(Some)
             }
         };
         saved.kept.iter().map(scaled).collect()

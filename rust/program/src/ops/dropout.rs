@@ -4,9 +4,9 @@ use lmrs_kernels::dropout::{self, Key};
 use lmrs_tensor::{Error, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{float, matrix, view};
-use crate::Meta;
+use super::{float, view};
 use crate::op::{Call, Forward, Operation, Saved, required};
+use crate::{Meta, Spares};
 
 const NAME: &str = "dropout";
 
@@ -52,7 +52,7 @@ impl Operation for Dropout {
 
     fn forward(&self, call: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward> {
         Ok(self
-            .masked(required(NAME, inputs, 0)?, call.randomness)?
+            .masked(call.spares, required(NAME, inputs, 0)?, call.randomness)?
             .into())
     }
 
@@ -61,20 +61,29 @@ impl Operation for Dropout {
     }
 
     fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        Ok(vec![Some(self.masked(grad, saved.randomness)?)])
+        Ok(vec![Some(self.masked(
+            saved.spares,
+            grad,
+            saved.randomness,
+        )?)])
     }
 }
 
 impl Dropout {
     /// The same mask forward and backward.
-    fn masked(&self, x: &Tensor, randomness: Option<Randomness>) -> Result<Tensor> {
+    fn masked(
+        &self,
+        spares: &Spares,
+        x: &Tensor,
+        randomness: Option<Randomness>,
+    ) -> Result<Tensor> {
         let Some(randomness) = randomness.filter(|_| self.rate > 0.0) else {
             return x.reshaped(x.shape());
         };
         let key = randomness.at(&self.site);
         float!(x, T => {
             let view = view::<T>(x)?;
-            matrix(x.rows(), x.width(), |y| dropout::dropout(view, self.rate, key, y))
+            spares.matrix(x.rows(), x.width(), |y| dropout::dropout(view, self.rate, key, y))
         })
     }
 }

@@ -35,6 +35,6 @@ impl Operation for Embed {
             required(NAME, saved.inputs, 0)?,
             required(NAME, saved.inputs, 1)?,
         );
-        Ok(vec![Some(scattered(table, ids, grad)?), None])
+        Ok(vec![Some(scattered(saved.spares, table, ids, grad)?), None])
     }
 }

@@ -5,7 +5,7 @@ use lmrs_tensor::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::activation::KindName;
-use super::{float, matrix, view};
+use super::{float, view};
 use crate::op::{Call, Forward, Operation, Saved, required};
 use crate::{Meta, meta};
 
@@ -36,6 +36,10 @@ impl Operation for Gated {
         })
     }
 
+    fn is_cheap(&self) -> bool {
+        true
+    }
+
     fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let (gate, up) = (
             required(NAME, saved.inputs, 0)?,
@@ -45,8 +49,8 @@ impl Operation for Gated {
         float!(gate, T => {
             let (g, u, dy) = (view(gate)?, view(up)?, view(grad)?);
             let mut dup = Ok(Tensor::zeros::<T>([0]));
-            let dgate = matrix::<T>(rows, width, |dg| {
-                dup = matrix::<T>(rows, width, |du| activation::gated_backward(self.kind, g, u, dy, dg, du));
+            let dgate = saved.spares.matrix::<T>(rows, width, |dg| {
+                dup = saved.spares.matrix::<T>(rows, width, |du| activation::gated_backward(self.kind, g, u, dy, dg, du));
             })?;
             Ok(vec![Some(dgate), Some(dup?)])
         })

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use lmrs_kernels::linear::Packed;
 use lmrs_kernels::{Real, RowsMut};
-use lmrs_logprob::{Evaluation, Gradients, Head};
+use lmrs_logprob::{Evaluation, Gradients, Head, Trained};
 use lmrs_tensor::{Element, Error, Result, Tensor};
 
-use super::linear::{packed, packed_transpose};
+use super::linear::TwoWay;
 use super::view;
 use crate::op::{Call, optional, required};
-use crate::{Meta, meta};
+use crate::{Meta, Spares, meta};
 
 /// Which input the weight is.
 const WEIGHT: usize = 1;
@@ -116,20 +116,20 @@ impl<'a> Inputs<'a> {
     /// The log-probabilities, and the gradients of `Σ_t -scale[t]·logprob[t]` for the inputs that need one.
     pub fn gradients<T: Real + Element>(
         &self,
+        spares: &Spares,
         scale: &[T],
         needs: &[bool],
     ) -> Result<(Vec<T>, Vec<Option<Tensor>>)> {
-        let weight: Arc<Packed<T>> = packed(self.weight)?;
-        let transposed: Arc<Packed<T>> = packed_transpose(self.weight)?;
-        let head = Head {
-            weight: &weight,
+        let wants = |index: usize| needs.get(index) == Some(&true);
+        let weight = TwoWay::<T>::of(self.weight, wants(WEIGHT))?;
+        let head = Trained {
+            weight: weight.both_ways()?,
             bias: self.bias.map(Tensor::values).transpose()?,
             softcap: self.softcap,
         };
-        let wants = |index: usize| needs.get(index) == Some(&true);
-        let buffer = |wanted: bool, like: &Tensor| wanted.then(|| vec![T::ZERO; like.len()]);
+        let buffer = |wanted: bool, like: &Tensor| wanted.then(|| spares.buffer::<T>(like.len()));
         let mut logprobs = vec![T::ZERO; self.x.rows()];
-        let (mut dx, mut dw) = (buffer(wants(0), self.x), buffer(wants(1), self.weight));
+        let (mut dx, mut dw) = (buffer(wants(0), self.x), buffer(wants(WEIGHT), self.weight));
         let mut db = self.bias.and_then(|bias| buffer(wants(3), bias));
         let mut grads = Gradients {
             x: dx
@@ -140,21 +140,24 @@ impl<'a> Inputs<'a> {
                 .map(|dw| RowsMut::new(dw, self.weight.rows(), self.weight.width())),
             bias: db.as_deref_mut(),
         };
+        let mut logits = spares.buffer(head.room(self.x.rows()));
         head.nll_gradients(
-            &transposed,
+            &mut logits,
             view(self.x)?,
             &self.labels,
             scale,
             &mut logprobs,
             &mut grads,
         );
+        let room = logits.len();
+        drop(spares.tensor(logits, [room])?);
         let tensor = |values: Option<Vec<T>>, like: &Tensor| {
-            values.map(|v| Tensor::new(v, like.shape())).transpose()
+            values.map(|v| spares.tensor(v, like.shape())).transpose()
         };
         let db = db
             .map(|v| {
                 let n = v.len();
-                Tensor::new(v, [n])
+                spares.tensor(v, [n])
             })
             .transpose()?;
         Ok((

@@ -3,7 +3,7 @@
 use lmrs_tensor::{Error, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{float, matrix, view};
+use super::{float, view};
 use crate::op::{Call, Forward, Operation, Saved, required};
 use crate::{Dim, Meta};
 
@@ -24,11 +24,11 @@ impl Operation for InverseNorm {
         Ok(Meta::matrix(w.dtype, Dim::Known(1), rows))
     }
 
-    fn forward(&self, _: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward> {
+    fn forward(&self, call: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward> {
         let w = required(NAME, inputs, 0)?;
         float!(w, T => {
             let rows = view::<T>(w)?;
-            Ok(matrix(1, w.rows(), |mut y| {
+            Ok(call.spares.matrix(1, w.rows(), |mut y| {
                 for (j, out) in y.row_mut(0).iter_mut().enumerate() {
                     let square: T = rows.row(j).iter().map(|&x| x * x).sum();
                     *out = 1.0 / square.sqrt();
@@ -52,7 +52,7 @@ impl Operation for InverseNorm {
         float!(w, T => {
             let (rows, y, dy) = (view::<T>(w)?, inverse.values::<T>()?, grad.values::<T>()?);
             // d(1/‖w‖)/dw = -w / ‖w‖³.
-            let dw = matrix(w.rows(), w.width(), |mut dw| {
+            let dw = saved.spares.matrix(w.rows(), w.width(), |mut dw| {
                 for (j, (&y, &dy)) in y.iter().zip(dy).enumerate() {
                     for (out, &x) in dw.row_mut(j).iter_mut().zip(rows.row(j)) {
                         *out = -dy * y * y * y * x;

@@ -3,7 +3,7 @@
 use lmrs_tensor::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{float, matrix, view};
+use super::{float, view};
 use crate::op::{Call, Forward, Operation, Saved, required};
 use crate::{Dim, Meta, meta};
 
@@ -22,12 +22,12 @@ impl Operation for Kron {
         Ok(Meta::matrix(a.dtype, Dim::Known(m * p), n * q))
     }
 
-    fn forward(&self, _: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward> {
+    fn forward(&self, call: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward> {
         let (a, b) = (required(NAME, inputs, 0)?, required(NAME, inputs, 1)?);
         float!(a, T => {
             let (left, right) = (view::<T>(a)?, view::<T>(b)?);
             let (p, q) = (b.rows(), b.width());
-            Ok(matrix(a.rows() * p, a.width() * q, |mut y| {
+            Ok(call.spares.matrix(a.rows() * p, a.width() * q, |mut y| {
                 for row in 0..a.rows() * p {
                     let (i, k) = (row / p, row % p);
                     let blocks = y.row_mut(row).chunks_exact_mut(q.max(1));

@@ -4,7 +4,7 @@ use lmrs_kernels::norm;
 use lmrs_tensor::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{float, matrix, view};
+use super::{float, view};
 use crate::op::{Call, Forward, Operation, Saved, optional, required};
 use crate::{Meta, meta};
 
@@ -43,6 +43,10 @@ impl Operation for LayerNorm {
         })
     }
 
+    fn is_cheap(&self) -> bool {
+        true
+    }
+
     fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let (x, weight) = (
             required(NAME, saved.inputs, 0)?,
@@ -53,7 +57,7 @@ impl Operation for LayerNorm {
             let (rows, dy, w) = (view::<T>(x)?, view(grad)?, weight.values()?);
             let mut dw = wants(1).then(|| vec![0.0 as T; x.width()]);
             let mut db = wants(2).then(|| vec![0.0 as T; x.width()]);
-            let dx = matrix(x.rows(), x.width(), |dx| {
+            let dx = saved.spares.matrix(x.rows(), x.width(), |dx| {
                 norm::layer_norm_backward(rows, w, self.eps as T, dy, dx, dw.as_deref_mut(), db.as_deref_mut());
             })?;
             let gradient = |values: Option<Vec<T>>| values.map(|v| Tensor::new(v, [x.width()])).transpose();

@@ -4,11 +4,13 @@ use std::sync::Arc;
 
 use lmrs_kernels::Real;
 use lmrs_kernels::elementwise;
-use lmrs_kernels::linear::{Decoded, Epilogue, Packed, Weights, gradient_weight, matmul};
+use lmrs_kernels::linear::{
+    Decoded, Packed, Weight, Weights, apply, gradient_input, gradient_weight,
+};
 use lmrs_tensor::{Element, Life, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{float, matrix, vector, view};
+use super::{float, view};
 use crate::op::{Call, Forward, Operation, Saved, optional, required};
 use crate::{Meta, meta};
 
@@ -40,9 +42,13 @@ impl Operation for Linear {
     fn forward(&self, call: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward> {
         let (x, weight) = (required(NAME, inputs, 0)?, required(NAME, inputs, 1)?);
         float!(x, T => {
-            let (rows, packed) = (view::<T>(x)?, call.packed(1, weight)?);
-            let epilogue = Epilogue { bias: optional(inputs, 2).map(Tensor::values).transpose()?, ..Epilogue::default() };
-            Ok(call.spares.matrix(x.rows(), weight.rows(), |y| matmul(rows, &packed, y, &epilogue))?.into())
+            let (rows, bias) = (view::<T>(x)?, optional(inputs, 2).map(Tensor::values).transpose()?);
+            let product = |way: Weight<'_, T>| call.spares.matrix(x.rows(), weight.rows(), |y| apply(rows, way, bias, y));
+            Ok(if call.needs.get(1) == Some(&true) {
+                product(Weight::Plain(view(weight)?))?
+            } else {
+                product(Weight::Packed(&*call.packed(1, weight)?))?
+            }.into())
         })
     }
 
@@ -58,15 +64,18 @@ impl Operation for Linear {
             let dy = view::<T>(grad)?;
             let (mut dx, mut dw, mut db) = (None, None, None);
             if wants(0) {
-                dx = Some(input_gradient::<T>(grad, required(NAME, saved.inputs, 1)?)?);
+                let weight = required(NAME, saved.inputs, 1)?;
+                let way = TwoWay::<T>::of(weight, wants(1))?;
+                let way = way.both_ways()?;
+                dx = Some(saved.spares.matrix(grad.rows(), weight.width(), |dx| gradient_input(dy, way, dx))?);
             }
             if wants(1) {
                 let x = required(NAME, saved.inputs, 0)?;
                 let rows = view::<T>(x)?;
-                dw = Some(matrix(dy.width(), x.width(), |dw| gradient_weight(dy, rows, dw))?);
+                dw = Some(saved.spares.matrix(dy.width(), x.width(), |dw| gradient_weight(dy, rows, dw))?);
             }
             if wants(2) {
-                db = Some(vector(dy.width(), |db| elementwise::sum_rows(dy, db))?);
+                db = Some(saved.spares.vector(dy.width(), |db| elementwise::sum_rows(dy, db))?);
             }
             Ok(vec![dx, dw, db])
         })
@@ -105,18 +114,35 @@ pub(crate) fn panels<T: Real + Element>(
     Ok(weight.derived(key, life, || Packed::pack(weights, &[&rows])))
 }
 
+/// A weight for products both ways: as it is where it is trained, since it changes with every step, else with the panels that
+/// all products share. One that lies encoded in a file has only these.
+pub(super) enum TwoWay<'a, T> {
+    Trained(&'a Tensor),
+    Frozen(&'a Tensor, Arc<Packed<T>>),
+}
+
+impl<'a, T: Real + Element> TwoWay<'a, T> {
+    pub(super) fn of(weight: &'a Tensor, trained: bool) -> Result<Self> {
+        if trained {
+            Ok(Self::Trained(weight))
+        } else {
+            Ok(Self::Frozen(weight, packed(weight)?))
+        }
+    }
+
+    pub(super) fn both_ways(&self) -> Result<Weight<'_, T>> {
+        match self {
+            Self::Trained(weight) => view(weight).map(Weight::Plain),
+            Self::Frozen(weight, panels) if weight.is_encoded() => Ok(Weight::Packed(panels)),
+            Self::Frozen(weight, panels) => Ok(Weight::Both(panels, view(weight)?)),
+        }
+    }
+}
+
 /// The panels of its transpose, packed once.
 pub(super) fn packed_transpose<T: Real + Element>(weight: &Tensor) -> Result<Arc<Packed<T>>> {
     let rows = view(weight)?;
     Ok(weight.derived("packed transpose", Life::Storage, || {
         Packed::transposed(rows)
     }))
-}
-
-/// `dX = dY·W`.
-fn input_gradient<T: Real + Element>(grad: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let (dy, packed) = (view::<T>(grad)?, packed_transpose(weight)?);
-    matrix(grad.rows(), weight.width(), |dx| {
-        matmul(dy, &packed, dx, &Epilogue::default());
-    })
 }

@@ -45,7 +45,7 @@ impl Operation for LowRank {
             let down = pair.add(view(x)?, view(base)?, RowsMut::new(&mut y, base.rows(), base.width()));
             let keep = call.needs.get(3) == Some(&true);
             let kept = if keep { vec![Tensor::new(down, [x.rows(), a.rows()])?] } else { Vec::new() };
-            Ok(Forward { output: Tensor::new(y, base.shape())?, kept })
+            Ok(Forward { output: call.spares.tensor(y, base.shape())?, kept })
         })
     }
 
@@ -68,14 +68,14 @@ impl Operation for LowRank {
             };
             let (from_down, from_up) = (packed_transpose::<T>(a)?, packed_transpose(b)?);
             let pair = Transposed { a: &from_down, b: &from_up, scale: self.scale as T };
-            let buffer = |wanted: bool, like: &Tensor| wanted.then(|| vec![0.0 as T; like.len()]);
+            let buffer = |wanted: bool, like: &Tensor| wanted.then(|| saved.spares.buffer::<T>(like.len()));
             let (mut dx, mut da, mut db) = (buffer(wants(1), x), buffer(wants(2), a), buffer(wants(3), b));
             pair.gradients(view(x)?, down, view(grad)?, Gradients {
                 x: dx.as_mut().map(|dx| RowsMut::new(dx, x.rows(), x.width())),
                 a: da.as_mut().map(|da| RowsMut::new(da, a.rows(), a.width())),
                 b: db.as_mut().map(|db| RowsMut::new(db, b.rows(), b.width())),
             });
-            let tensor = |values: Option<Vec<T>>, like: &Tensor| values.map(|v| Tensor::new(v, like.shape())).transpose();
+            let tensor = |values: Option<Vec<T>>, like: &Tensor| values.map(|v| saved.spares.tensor(v, like.shape())).transpose();
             Ok(vec![wants(0).then(|| grad.clone()), tensor(dx, x)?, tensor(da, a)?, tensor(db, b)?])
         })
     }

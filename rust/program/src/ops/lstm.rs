@@ -96,7 +96,7 @@ impl Operation for Lstm {
             };
             let (outputs, width) = (state.inputs(), input.outputs() / 4);
             let columns = outputs + if self.memory { width } else { 0 };
-            let mut output = vec![0.0 as T; x.rows() * columns];
+            let mut output = call.spares.buffer::<T>(x.rows() * columns);
             let out = RowsMut::strided(&mut output, x.rows(), outputs, columns);
             let start = started(inputs, starts.len() - 1)?;
             let Trace { gates, cells } = cells.forward(&schedule, view(x)?, start, out);
@@ -109,7 +109,7 @@ impl Operation for Lstm {
             } else {
                 Vec::new()
             };
-            Ok(Forward { output: Tensor::new(output, [x.rows(), columns])?, kept })
+            Ok(Forward { output: call.spares.tensor(output, [x.rows(), columns])?, kept })
         })
     }
 

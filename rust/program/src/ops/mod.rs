@@ -28,10 +28,8 @@ pub mod sum;
 pub mod token_logprob;
 pub mod transpose;
 
-use lmrs_kernels::view::{Rows, RowsMut};
+use lmrs_kernels::view::Rows;
 use lmrs_tensor::{Element, Error, Result, Tensor};
-
-use crate::Spares;
 
 /// Runs the body with `$T` standing for the float type of `$tensor`.
 macro_rules! float {
@@ -61,22 +59,6 @@ fn broadcast<T: Element>(tensor: &Tensor, rows: usize) -> Result<Rows<'_, T>> {
         [_] | [1, _] => Ok(Rows::broadcast(tensor.values()?, rows)),
         _ => view(tensor),
     }
-}
-
-/// A new `[rows, width]` tensor filled by `fill`.
-fn matrix<T: Element>(
-    rows: usize,
-    width: usize,
-    fill: impl FnOnce(RowsMut<'_, T>),
-) -> Result<Tensor> {
-    Spares::default().matrix(rows, width, fill)
-}
-
-/// A new `[n]` tensor filled by `fill`.
-fn vector<T: Element>(n: usize, fill: impl FnOnce(&mut [T])) -> Result<Tensor> {
-    let mut values = vec![T::zeroed(); n];
-    fill(&mut values);
-    Tensor::new(values, [n])
 }
 
 /// The ids in `tensor`, each checked to be below `limit`.

@@ -5,7 +5,7 @@ use lmrs_tensor::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::add::infer_broadcast;
-use super::{broadcast, float, vector, view};
+use super::{broadcast, float, view};
 use crate::op::{Call, Forward, Operation, Saved, required};
 use crate::{Meta, Spares};
 
@@ -36,7 +36,7 @@ impl Operation for Mul {
             required(NAME, saved.inputs, 1)?,
         );
         let dx = if saved.needs[0] {
-            Some(product_of(&mut Spares::default(), grad, y)?)
+            Some(product_of(saved.spares, grad, y)?)
         } else {
             None
         };
@@ -44,15 +44,15 @@ impl Operation for Mul {
             _ if !saved.needs[1] => None,
             shape @ ([n] | [1, n]) => Some(float!(grad, T => {
                 let (dy, x) = (view::<T>(grad)?, view(x)?);
-                vector(*n, |sum| elementwise::sum_rows_of_product(dy, x, sum))?.reshaped(shape)
+                saved.spares.vector(*n, |sum| elementwise::sum_rows_of_product(dy, x, sum))?.reshaped(shape)
             })?),
-            _ => Some(product_of(&mut Spares::default(), grad, x)?),
+            _ => Some(product_of(saved.spares, grad, x)?),
         };
         Ok(vec![dx, dy])
     }
 }
 
-fn product_of(spares: &mut Spares, x: &Tensor, y: &Tensor) -> Result<Tensor> {
+fn product_of(spares: &Spares, x: &Tensor, y: &Tensor) -> Result<Tensor> {
     float!(x, T => {
         let (a, b) = (view(x)?, broadcast(y, x.rows())?);
         spares.matrix::<T>(x.rows(), x.width(), |out| elementwise::mul(a, b, out))

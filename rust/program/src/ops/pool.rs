@@ -6,7 +6,7 @@ use lmrs_kernels::pool::{self, Pool as Kind};
 use lmrs_tensor::{Error, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{float, matrix, view};
+use super::{float, view};
 use crate::op::{Call, Forward, Operation, Saved, required};
 use crate::{Dim, Meta, Ragged};
 
@@ -57,7 +57,7 @@ impl Operation for Pool {
         let starts = stream(NAME, saved.streams, x.rows())?.starts();
         float!(x, T => {
             let (rows, dy) = (view::<T>(x)?, view(grad)?);
-            let dx = matrix(x.rows(), x.width(), |dx| pool::pool_backward(self.kind, rows, starts, dy, dx))?;
+            let dx = saved.spares.matrix(x.rows(), x.width(), |dx| pool::pool_backward(self.kind, rows, starts, dy, dx))?;
             Ok(vec![Some(dx)])
         })
     }

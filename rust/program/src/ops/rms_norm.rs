@@ -4,7 +4,7 @@ use lmrs_kernels::norm;
 use lmrs_tensor::{Error, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{float, matrix, view};
+use super::{float, view};
 use crate::op::{Call, Forward, Operation, Saved, required};
 use crate::{Meta, meta};
 
@@ -40,6 +40,10 @@ impl Operation for RmsNorm {
         })
     }
 
+    fn is_cheap(&self) -> bool {
+        true
+    }
+
     fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let (x, weight) = (
             required(NAME, saved.inputs, 0)?,
@@ -48,7 +52,7 @@ impl Operation for RmsNorm {
         float!(x, T => {
             let (rows, dy, w) = (view::<T>(x)?, view(grad)?, weight.values()?);
             let mut dw = saved.needs[1].then(|| vec![0.0 as T; weight.len()]);
-            let dx = matrix(x.rows(), x.width(), |dx| {
+            let dx = saved.spares.matrix(x.rows(), x.width(), |dx| {
                 norm::rms_norm_backward(rows, w, self.eps as T, dy, dx, dw.as_deref_mut());
             })?;
             Ok(vec![Some(dx), dw.map(|dw| Tensor::new(dw, [weight.len()])).transpose()?])

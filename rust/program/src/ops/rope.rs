@@ -4,7 +4,7 @@ use lmrs_kernels::rope;
 use lmrs_tensor::{Error, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{float, matrix, view};
+use super::{float, view};
 use crate::op::{Call, Forward, Operation, Saved, required};
 use crate::{Meta, meta};
 
@@ -71,7 +71,7 @@ impl Operation for Rope {
         let dx = float!(grad, T => {
             let (dy, frequencies) = (view::<T>(grad)?, frequencies.values()?);
             let factor = self.factor as T;
-            matrix(grad.rows(), grad.width(), |dx| rope::rope_backward(dy, positions, frequencies, self.head_dim, factor, dx))?
+            saved.spares.matrix(grad.rows(), grad.width(), |dx| rope::rope_backward(dy, positions, frequencies, self.head_dim, factor, dx))?
         });
         Ok(vec![Some(dx), None, None])
     }

@@ -1,10 +1,10 @@
 //! A gather of rows: `y[n] = x[index[n]]`.
 
-use lmrs_kernels::embed;
+use lmrs_kernels::{RowsMut, embed};
 use lmrs_tensor::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{float, ids_below, matrix, view};
+use super::{float, ids_below, view};
 use crate::op::{Call, Forward, Operation, Saved, required};
 use crate::{Meta, Spares};
 
@@ -32,13 +32,13 @@ impl Operation for Rows {
             required(NAME, saved.inputs, 0)?,
             required(NAME, saved.inputs, 1)?,
         );
-        Ok(vec![Some(scattered(x, index, grad)?), None])
+        Ok(vec![Some(scattered(saved.spares, x, index, grad)?), None])
     }
 }
 
 /// `table[ids]`.
 pub(super) fn gathered(
-    spares: &mut Spares,
+    spares: &Spares,
     what: &str,
     table: &Tensor,
     ids: &Tensor,
@@ -52,7 +52,7 @@ pub(super) fn gathered(
         {
             table.read_rows(id as usize, row)?;
         }
-        return Tensor::new(values, [ids.len(), table.width()]);
+        return spares.tensor(values, [ids.len(), table.width()]);
     }
     float!(table, T => {
         let rows = view::<T>(table)?;
@@ -61,10 +61,17 @@ pub(super) fn gathered(
 }
 
 /// The gradient of [`gathered`] with respect to the table.
-pub(super) fn scattered(table: &Tensor, ids: &Tensor, grad: &Tensor) -> Result<Tensor> {
+pub(super) fn scattered(
+    spares: &Spares,
+    table: &Tensor,
+    ids: &Tensor,
+    grad: &Tensor,
+) -> Result<Tensor> {
     let ids = ids.values::<i32>()?;
     float!(grad, T => {
         let dy = view::<T>(grad)?;
-        matrix(table.rows(), table.width(), |dx| embed::scatter_add(dy, ids, dx))
+        let mut dx = spares.zeros::<T>(table.len());
+        embed::scatter_add(dy, ids, RowsMut::new(&mut dx, table.rows(), table.width()));
+        spares.tensor(dx, table.shape())
     })
 }

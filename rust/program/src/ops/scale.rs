@@ -33,13 +33,13 @@ impl Operation for Scale {
         (0..inputs.len()).map(|index| index > 0).collect()
     }
 
-    fn backward(&self, _: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        Ok(vec![Some(times(&mut Spares::default(), grad, self.by)?)])
+    fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(times(saved.spares, grad, self.by)?)])
     }
 }
 
 /// `by·x`, of any shape.
-pub(super) fn times(spares: &mut Spares, x: &Tensor, by: f64) -> Result<Tensor> {
+pub(super) fn times(spares: &Spares, x: &Tensor, by: f64) -> Result<Tensor> {
     float!(x, T => {
         let flat = Rows::new(x.values::<T>()?, 1, x.len());
         spares.matrix(1, x.len(), |y| elementwise::scale(flat, by as T, y))?.reshaped(x.shape())

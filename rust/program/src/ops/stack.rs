@@ -4,7 +4,7 @@ use lmrs_kernels::elementwise;
 use lmrs_tensor::{Error, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{float, matrix, view};
+use super::{float, view};
 use crate::op::{Call, Forward, Operation, Saved, required};
 use crate::{Dim, Meta, meta};
 
@@ -30,13 +30,13 @@ impl Operation for Stack {
         Ok(Meta::matrix(first.dtype, Dim::Known(rows), width))
     }
 
-    fn forward(&self, _: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward> {
+    fn forward(&self, call: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward> {
         let parts = inputs.iter().flatten();
         let first = required(NAME, inputs, 0)?;
         let rows = parts.clone().map(Tensor::rows).sum();
         float!(first, T => {
             let views = parts.map(view::<T>).collect::<Result<Vec<_>>>()?;
-            Ok(matrix(rows, first.width(), |mut y| {
+            Ok(call.spares.matrix(rows, first.width(), |mut y| {
                 let mut start = 0;
                 for part in views {
                     elementwise::copy(part, y.reborrow().slice(start..start + part.rows()));
@@ -57,7 +57,7 @@ impl Operation for Stack {
             grads.push(if *wanted {
                 Some(float!(grad, T => {
                     let dy = view::<T>(grad)?.slice(start..start + rows);
-                    matrix(rows, grad.width(), |dx| elementwise::copy(dy, dx))
+                    saved.spares.matrix(rows, grad.width(), |dx| elementwise::copy(dy, dx))
                 })?)
             } else {
                 None

@@ -3,7 +3,7 @@
 use lmrs_tensor::{Error, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{float, head, matrix};
+use super::{float, head};
 use crate::Meta;
 use crate::op::{Call, Forward, Operation, Saved, required};
 
@@ -54,7 +54,7 @@ impl Operation for TokenLogprob {
             None => Ok(Tensor::new(head.logprobs::<T>(call)?, [rows, 1])?.into()),
             Some(k) => {
                 let found = head.evaluation::<T>(call, k)?;
-                let table = matrix(rows, FIXED + 2 * k, |mut table| {
+                let table = call.spares.matrix(rows, FIXED + 2 * k, |mut table| {
                     for row in 0..rows {
                         let (fixed, top) = table.row_mut(row).split_at_mut(FIXED);
                         fixed.copy_from_slice(&[
@@ -82,7 +82,7 @@ impl Operation for TokenLogprob {
         let head = head::Inputs::of(NAME, saved.inputs, self.softcap, |label| label < 0)?;
         float!(grad, T => {
             let scale: Vec<T> = grad.values::<T>()?.iter().map(|g| -g).collect();
-            Ok(head.gradients(&scale, saved.needs)?.1)
+            Ok(head.gradients(saved.spares, &scale, saved.needs)?.1)
         })
     }
 }

@@ -3,9 +3,9 @@
 use lmrs_tensor::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::{float, matrix, view};
+use super::{float, view};
 use crate::op::{Call, Forward, Operation, Saved, required};
-use crate::{Dim, Meta};
+use crate::{Dim, Meta, Spares};
 
 const NAME: &str = "transpose";
 
@@ -21,23 +21,23 @@ impl Operation for Transpose {
         Ok(Meta::matrix(x.dtype, Dim::Known(width), rows))
     }
 
-    fn forward(&self, _: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward> {
-        Ok(transposed(required(NAME, inputs, 0)?)?.into())
+    fn forward(&self, call: &mut Call<'_>, inputs: &[Option<Tensor>]) -> Result<Forward> {
+        Ok(transposed(call.spares, required(NAME, inputs, 0)?)?.into())
     }
 
     fn reads(&self, inputs: &[Option<Tensor>], _: &[bool]) -> Vec<bool> {
         vec![false; inputs.len()]
     }
 
-    fn backward(&self, _: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
-        Ok(vec![Some(transposed(grad)?)])
+    fn backward(&self, saved: &Saved<'_>, grad: &Tensor) -> Result<Vec<Option<Tensor>>> {
+        Ok(vec![Some(transposed(saved.spares, grad)?)])
     }
 }
 
-fn transposed(x: &Tensor) -> Result<Tensor> {
+fn transposed(spares: &Spares, x: &Tensor) -> Result<Tensor> {
     float!(x, T => {
         let rows = view::<T>(x)?;
-        matrix(x.width(), x.rows(), |mut y| {
+        spares.matrix(x.width(), x.rows(), |mut y| {
             for i in 0..rows.rows() {
                 for (j, &value) in rows.row(i).iter().enumerate() {
                     y.row_mut(j)[i] = value;

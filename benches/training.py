@@ -244,13 +244,14 @@ def serve(pipe: Connection, job: str, runner: str, steps: int) -> None:
     before = memory("VmRSS")
     pipe.send("ready")
     pipe.recv()
-    start = time.perf_counter()
+    start = time.perf_counter(), time.process_time()
 
     def turn(loss: float) -> None:
         nonlocal start
-        pipe.send((time.perf_counter() - start, loss, memory("VmHWM") - before))
+        seconds, busy = time.perf_counter() - start[0], time.process_time() - start[1]
+        pipe.send((seconds, busy, loss, memory("VmHWM") - before))
         pipe.recv()
-        start = time.perf_counter()
+        start = time.perf_counter(), time.process_time()
 
     try:
         if runner.startswith("lmrs"):
@@ -277,7 +278,7 @@ def measure(job: Job, runners: list[str], rounds: int, threads: int) -> list[dic
             pipes[runner] = pipe
         else:
             print(f"{runner}: {answer}", file=sys.stderr)
-    steps: dict[str, list[tuple[float, float, int]]] = {runner: [] for runner in pipes}
+    steps: dict[str, list[tuple[float, float, float, int]]] = {runner: [] for runner in pipes}
     for _ in range(rounds + 2):
         for runner in list(pipes):
             pipes[runner].send("step")
@@ -287,15 +288,15 @@ def measure(job: Job, runners: list[str], rounds: int, threads: int) -> list[dic
                 steps[runner].append(step)
     for pipe in pipes.values():
         pipe.send("end")
-    first = {runner: steps[runner][0][1] for runner in pipes}
+    first = {runner: steps[runner][0][2] for runner in pipes}
     rows = []
     for runner in pipes:
         off = abs(first[runner] / first.get(job.reference, first[runner]) - 1)
         if runner.endswith("f32") and off > TOLERANCE:
             print(f"{runner}, {job.what}: first loss {first[runner]}, not {first[job.reference]}", file=sys.stderr)
             continue
-        seconds = [step[0] for step in steps[runner][2:]]
-        rows.append({"runner": runner, "seconds": seconds, "memory": steps[runner][-1][2], "loss": first[runner]})
+        seconds, busy, _, grown = zip(*steps[runner][2:], strict=True)
+        rows.append({"runner": runner, "seconds": seconds, "cpu": busy, "memory": grown[-1], "loss": first[runner]})
     return rows
 
 
@@ -303,14 +304,20 @@ def show(console: Console, job: Job, rows: list[dict[str, Any]]) -> None:
     """One table: a row for each runner, and how lmrs stands to it."""
     table = Table(title=job.what, title_justify="left", expand=False)
     table.add_column("runner", no_wrap=True)
-    for column in ("ms a step", "tokens/s", "memory, MB", "lmrs is faster by", "and takes of its memory"):
+    for column in ("ms a step", "CPU ms", "tokens/s", "MB", "lmrs is faster by", "in CPU time", "takes of its MB"):
         table.add_column(column, justify="right")
     mine = next((row for row in rows if row["runner"].startswith("lmrs")), None)
     for row in rows:
-        seconds = statistics.median(row["seconds"])
-        cells = [f"{1e3 * seconds:,.0f}", f"{SEQUENCES * TOKENS / seconds:,.0f}", f"{row['memory']:,}"]
+        seconds, busy = statistics.median(row["seconds"]), statistics.median(row["cpu"])
+        cells = [
+            f"{1e3 * seconds:,.0f}",
+            f"{1e3 * busy:,.0f}",
+            f"{SEQUENCES * TOKENS / seconds:,.0f}",
+            f"{row['memory']:,}",
+        ]
         if mine is not None and row is not mine:
-            cells += [f"{seconds / statistics.median(mine['seconds']):.2f}×", f"{mine['memory'] / row['memory']:.2f}×"]
+            ratios = (seconds / statistics.median(mine["seconds"]), busy / statistics.median(mine["cpu"]))
+            cells += [f"{ratio:.2f}×" for ratio in (*ratios, mine["memory"] / row["memory"])]
         table.add_row(row["runner"], *cells)
     console.print(table)
 

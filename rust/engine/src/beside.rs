@@ -26,7 +26,7 @@ impl Generation {
         if texts.is_empty() {
             return Ok(());
         }
-        let logits = read(generator, texts, self.limits.step_tokens, &mut self.spares)?;
+        let logits = read(generator, texts, self.limits.step_tokens, &self.spares)?;
         let rows = logits.values::<f32>()?.chunks_exact(logits.width().max(1));
         for (id, row) in ids.iter().zip(rows) {
             if let Some(sequence) = self.sequences.get_mut(id) {
@@ -86,7 +86,7 @@ impl Generation {
             if texts.is_empty() {
                 break;
             }
-            let logits = read(drafter, texts, self.limits.step_tokens, &mut self.spares)?;
+            let logits = read(drafter, texts, self.limits.step_tokens, &self.spares)?;
             let rows = logits.values::<f32>()?.chunks_exact(logits.width().max(1));
             for (id, row) in asked.into_iter().zip(rows) {
                 let (Some(sequence), Some(mut guessed)) =
@@ -103,7 +103,6 @@ impl Generation {
                     open.insert(id, guessed);
                 }
             }
-            self.spares.give(logits);
         }
         Ok(())
     }

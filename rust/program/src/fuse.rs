@@ -17,7 +17,7 @@ use crate::{Node, Op, Program, Spares, ValueId};
 #[derive(Clone, Debug)]
 pub(crate) enum Action {
     /// One node, as it stands.
-    Op(Node),
+    Op(Box<Node>),
     /// Linear layers over the same rows.
     Products { x: ValueId, parts: Vec<Part> },
 }
@@ -63,7 +63,7 @@ pub(crate) fn fused(program: &Program) -> Vec<Action> {
             continue;
         }
         let Some((x, part)) = product(node) else {
-            actions.push(Action::Op(node.clone()));
+            actions.push(Action::Op(Box::new(node.clone())));
             continue;
         };
         match actions.last_mut() {

@@ -82,6 +82,7 @@ impl PyAdamW {
     /// The parameter after the `step`-th step, counted from 1, by `scale·gradient`; the moments (mean, square), which are
     /// two, become those after it.
     #[pyo3(signature = (step, parameter, gradient, scale, moments, spares=None))]
+    #[allow(clippy::too_many_arguments)] // what a step of a parameter reads and changes
     fn step(
         &self,
         py: Python<'_>,

@@ -102,9 +102,10 @@ proptest! {
             assert_close(&g.q, &want.q, 2e-5, &what("dq"));
             assert_close(&g.k, &want.k, 2e-5, &what("dk"));
             assert_close(&g.v, &want.v, 2e-5, &what("dv"));
+            // Sums over every query and head.
             assert_close(&g.table, &want.table, 1e-4, &what("dtable"));
-            assert_close(&g.prefix.0, &want.prefix.0, 2e-5, &what("dprefix k"));
-            assert_close(&g.prefix.1, &want.prefix.1, 2e-5, &what("dprefix v"));
+            assert_close(&g.prefix.0, &want.prefix.0, 1e-4, &what("dprefix k"));
+            assert_close(&g.prefix.1, &want.prefix.1, 1e-4, &what("dprefix v"));
             for threads in [1, 2, 8] {
                 let other = team::with_threads(threads, || gradients(&case, &data, &dout));
                 assert_eq!(other, g, "{level:?} {threads} threads");

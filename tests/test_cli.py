@@ -96,7 +96,7 @@ def test_tokenize(smollm2_gguf: Path, tmp_path: Path) -> None:
 def test_generate(smollm2_gguf: Path) -> None:
     arguments = ("generate", smollm2_gguf, "The capital of France is", "--max-tokens", 8)
     answer = json.loads(run(*arguments, "--json").stdout)
-    assert answer.keys() == {"text", "tokens", "logprobs", "finish_reason", "top_logprobs"}
+    assert answer.keys() == {"text", "tokens", "logprobs", "finish_reason", "top_logprobs", "beams"}
     assert "Paris" in answer["text"]
     assert len(answer["tokens"]) == len(answer["logprobs"]) == 8
     assert answer["finish_reason"] == "length"

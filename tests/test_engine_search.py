@@ -147,7 +147,7 @@ SCHEMA = {
 }
 
 
-@pytest.mark.parametrize("options", [{}, {"temperature": 1.5, "seed": 3}], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("options", [{}, {"temperature": 0.8, "seed": 3}], ids=["greedy", "sampled"])
 def test_texts_are_what_they_must_be(smollm2: Engine, options: dict[str, Any]) -> None:
     how: dict[str, Any] = {"max_tokens": 80, **options}
     date = smollm2.generate("Today is", grammar=Grammar.regex(r"20[0-9]{2}-[01][0-9]-[0-3][0-9]"), **how)

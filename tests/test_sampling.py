@@ -83,7 +83,7 @@ def theirs(logits: Floats, prompt: list[int], written: list[int], eos: list[int]
 def ours(logits: Floats, prompt: list[int], written: list[int], eos: list[int], options: dict[str, Any]) -> Floats:
     request: dict[str, Any] = chosen({"temperature": 1.0, **options}, at=0, eos=eos, encode=lambda _: [])  # type: ignore[typeddict-item]
     found = np.zeros(len(logits))
-    for token, p in _rs.sampling_distribution(logits.tolist(), written, {**request, "prompt": prompt}):
+    for token, p in _rs.sampling_distribution(logits.tolist(), written, {**request, "prompt": prompt, "drafter": None}):
         found[token] = p
     return found
 

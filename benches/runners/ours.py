@@ -57,7 +57,7 @@ def _decoder(name: str, engine: lmrs.Engine, dtype: str) -> Jobs:
         done = engine.generate(anew("many", prompts), max_tokens=work.DECODE_TOKENS, ignore_eos=True)
         return np.array([completion.tokens for completion in done])
 
-    plan = engine.plan(lambda batch: engine.model.head.logprob(engine.model.hidden(batch), batch.labels))
+    plan = engine.planned(lambda batch: engine.model.head.logprob(engine.model.hidden(batch), batch.labels))
     running = itertools.cycle(work.windows(name))
 
     def windows() -> np.ndarray:

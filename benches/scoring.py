@@ -75,7 +75,7 @@ def taken(pipe: Connection, runner: str, shape: str, dtype: str) -> None:
             model = lmrs.load(models.smollm2())
         size = model.config.vocabulary
         engine = lmrs.Engine(model, dtype=dtype)
-        plan = engine.plan(lambda batch: model.head.logprob(model.hidden(batch), batch.labels))
+        plan = engine.planned(lambda batch: model.head.logprob(model.hidden(batch), batch.labels))
 
         def score(ids: list[int]) -> None:
             _rs.score(plan, [(ids[:-1], ids[1:])], vocabulary=size, context=model.config.context)

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from lmrs import _rs
+from lmrs import _rs, hub
 from lmrs.errors import ConfigError, InputError
 from lmrs.files import read_json
 from lmrs.gguf import Translation, translate
@@ -77,10 +77,11 @@ class Checkpoint:
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """The checkpoint at ``path``: a directory, a safetensors file with config.json beside it, or a GGUF file.
 
-    Raises MissingFileError if a file is not there, FormatError if one is not what it claims to be (a pickle is never
-    read), ConfigError for a GGUF file of an architecture or with a setting that lmrs does not know.
+    Or else what :mod:`lmrs.hub` finds under that name. Raises MissingFileError if a file is not there, FormatError if one
+    is not what it claims to be (a pickle is never read), ConfigError for a GGUF file of an architecture or with a setting
+    that lmrs does not know.
     """
-    path = Path(path)
+    path = hub.local(path, hub.MODEL)
     file = _rs.Checkpoint.open(path)
     if not file.is_gguf:
         return Checkpoint(path, file, read_json(_beside(path) / "config.json"), None)

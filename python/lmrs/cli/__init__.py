@@ -60,6 +60,6 @@ def main() -> None:
     """Load, score, run and tune language models on this machine.
 
     Start with `lmrs demo`, which needs nothing but this package. MODEL is a directory with a config.json and
-    safetensors, or a GGUF file. `LMRS_NUM_THREADS` and `LMRS_SIMD` (scalar, avx2, avx512, avx512-vnni, avx512-bf16) set
-    what is used of the machine.
+    safetensors, a GGUF file, or org/name on the Hugging Face hub (lmrs[hub]). `LMRS_NUM_THREADS` and `LMRS_SIMD`
+    (scalar, avx2, avx512, avx512-vnni, avx512-bf16) set what is used of the machine.
     """

@@ -48,7 +48,7 @@ def described(path: Path) -> dict[str, Any]:
     """The facts about a checkpoint, under the names of `lmrs info --json`; memory in bytes, as float32."""
     model, checkpoint, mismatches = inspect(path)
     parameters = sum(parameter.size for parameter in model.named_parameters().values())
-    tokenizer, problem = _tokenizer(path)
+    tokenizer, problem = _tokenizer(checkpoint.path)
     if tokenizer is not None and len(tokenizer) > model.config.vocabulary:
         problem = f"the tokenizer has {len(tokenizer)} tokens, the model's embedding {model.config.vocabulary} rows"
     return {

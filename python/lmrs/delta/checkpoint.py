@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lmrs import hub
 from lmrs.backend import native
 from lmrs.delta import own, peft
 from lmrs.delta.tree import M, methods, stripped
@@ -43,14 +44,14 @@ def save(tuned: Module, path: str | os.PathLike[str]) -> None:
 
 
 def load(model: M, path: str | os.PathLike[str], *, any_base: bool = False) -> M:
-    """The frozen ``model`` with the deltas saved at ``path``, by :func:`save` or by PEFT.
+    """The frozen ``model`` with the deltas saved at ``path`` (or under that name of the hub), by :func:`save` or PEFT.
 
     A delta that :func:`save` wrote must be for exactly these base weights, unless ``any_base``. The new weights are
     float32 and trainable. Raises ConfigError for another base, for a PEFT setting that is on but not supported and for
     modules the model does not have; MissingFileError and FormatError as the files deserve, FormatError also for a
     weight that is not finite.
     """
-    directory = Path(path)
+    directory = hub.local(path, hub.MODEL)
     config, origin = read_json(directory / CONFIG), {}
     if (directory / ORIGIN).exists():
         origin = read_json(directory / ORIGIN)

@@ -19,8 +19,9 @@ _REPLACED = ("rope_scaling", "torch_dtype")
 
 
 def load(path: str | os.PathLike[str], *, dtype: Literal["float32", "float64"] = "float32") -> LanguageModel:
-    """The model of a checkpoint: a directory, a safetensors file or a GGUF file.
+    """The model of a checkpoint: a directory, a safetensors file, a GGUF file or a name of the Hugging Face hub.
 
+    Such a name is ``org/name`` or ``org/name/FILE.gguf``, either with ``@revision``; it needs ``lmrs[hub]``.
     The family follows from ``model_type``; its Model has ``hidden``, ``head`` and ``config``. Weights are widened to
     ``dtype``. What the file holds decides over what the config says: a head of its own is used, an absent one is tied.
     Raises ConfigError naming every tensor that is missing, unexpected or of another shape than the config implies;
@@ -36,7 +37,7 @@ def load(path: str | os.PathLike[str], *, dtype: Literal["float32", "float64"] =
     if problems:
         raise ConfigError(f"{os.fspath(path)}: the config does not fit the tensors: {_listed(problems)}")
     _fill(model, sources, checkpoint, dtype)
-    model.source = Path(path)
+    model.source = checkpoint.path
     return model
 
 

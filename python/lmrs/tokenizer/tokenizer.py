@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack, overload
 
-from lmrs import _rs
+from lmrs import _rs, hub
 from lmrs._rs import DecodeStream, EncodeStream, Encoding
 from lmrs.errors import InputError, TokenizerError
 from lmrs.files import replace_file
@@ -41,7 +41,7 @@ class Tokenizer:
 
         `path` is a checkpoint directory (tokenizer.json, else vocab.json and merges.txt, else vocab.txt, else one
         SentencePiece .model, else one GGUF file; tokenizer_config.json beside them), one of these files, a GGUF file,
-        or a .tiktoken file.
+        a .tiktoken file, or a name of the Hugging Face hub (see `lmrs.hub`).
 
         Args:
             path: Where it is.
@@ -52,7 +52,7 @@ class Tokenizer:
             MissingFileError: There is nothing at `path`, or the directory has no tokenizer.
             TokenizerError: What is there is no tokenizer, or not one that can be used; names the file and the field.
         """
-        return cls(*read(Path(path), encoding))
+        return cls(*read(hub.local(path, hub.TOKENIZER), encoding))
 
     @classmethod
     def train(cls, texts: Iterable[str], **how: Unpack[Training]) -> "Tokenizer":

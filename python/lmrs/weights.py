@@ -77,9 +77,9 @@ class Checkpoint:
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
     """The checkpoint at ``path``: a directory, a safetensors file with config.json beside it, or a GGUF file.
 
-    Or else what :mod:`lmrs.hub` finds under that name. Raises MissingFileError if a file is not there, FormatError if one
-    is not what it claims to be (a pickle is never read), ConfigError for a GGUF file of an architecture or with a setting
-    that lmrs does not know.
+    Or else what :mod:`lmrs.hub` finds under that name. Raises MissingFileError if a file is not there, FormatError if
+    one is not what it claims to be (a pickle is never read), ConfigError for a GGUF file of an architecture or with a
+    setting that lmrs does not know.
     """
     path = hub.local(path, hub.MODEL)
     file = _rs.Checkpoint.open(path)

@@ -10,9 +10,11 @@ import torch
 
 from lmrs import align, delta, models, train
 from lmrs.align.logprobs import measured, through, token_logprobs
+from lmrs.align.pairwise import Pairwise
 from lmrs.align.preferences import Pair, example
 from lmrs.backend import native
 from lmrs.backend import torch as torch_backend
+from lmrs.batch import Batch
 from lmrs.errors import Error, FormatError, InputError
 from lmrs.train.objective import Example
 
@@ -58,6 +60,8 @@ def pairs(model: Any) -> list[Pair]:
 OBJECTIVES = {
     "dpo": lambda model: align.dpo(model, pairs(model)),
     "dpo aot": lambda model: align.dpo(model, pairs(model), setting=align.DPO(losses="aot_unpaired")),
+    "dpo bco": lambda model: align.dpo(model, pairs(model), setting=align.DPO(losses="bco_pair")),
+    "dpo weighted": lambda model: align.dpo(model, pairs(model), setting=align.DPO(weighted=True)),
     "orpo": lambda model: align.orpo(model, pairs(model)),
     "cpo": lambda model: align.cpo(model, pairs(model)),
     "simpo": lambda model: align.simpo(model, pairs(model)),
@@ -77,6 +81,39 @@ def test_native_is_torch(name: str) -> None:
     for path, gradient in gradients.items():
         np.testing.assert_allclose(gradient.numpy(), expected[path].numpy(), rtol=1e-3, atol=2e-5)
     assert ours.told.drain() == pytest.approx(theirs.told.drain(), rel=1e-4, abs=1e-5)
+
+
+def test_the_certainty_of_replies_by_its_definition() -> None:
+    """``log p - log Σ p²`` of each token, its mean over a reply, both replies together: WPO's sampled alignment."""
+    model = moved(delta.LoRA(rank=4)(base()))
+    seen: list[Any] = []
+
+    def judge(replies: Any) -> Any:
+        seen.append(replies.certainty)
+        return align.DPO()(replies)
+
+    objective = Pairwise(model, pairs(model), judge, certain=True)
+    objective.loss([0, 3], backend="native")
+    for place, index in enumerate([0, 3]):
+        expected = 0.0
+        for reply in (objective.pairs[index].chosen, objective.pairs[index].rejected):
+            batch = Batch.of([reply.ids])
+            logits = model.head(model.hidden(batch)).numpy().astype(np.float64)
+            p = np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None])
+            at = [row for row, label in enumerate(reply.labels) if label >= 0]
+            drawn = p[at, [reply.labels[row] for row in at]]
+            expected += float((np.log(drawn) - np.log((p[at] ** 2).sum(1))).mean())
+        assert seen[0][place] == pytest.approx(expected, abs=1e-5)
+    objective.judged()
+    assert [float(part[0]) for part in seen[1:]][0:4:3] == pytest.approx(seen[0], abs=1e-5)
+
+
+def test_what_a_loss_remembers_is_not_changed_by_looking() -> None:
+    objective = OBJECTIVES["dpo bco"](delta.LoRA(rank=4)(base()))
+    objective.judged()
+    assert objective.memory == {}
+    objective.loss([0, 3], backend="native")
+    assert objective.memory["rewards"] == 4
 
 
 def test_the_gradient_is_that_of_the_loss_written_in_torch() -> None:

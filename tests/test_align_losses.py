@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -159,13 +160,32 @@ def test_the_forward_kl_by_its_definition() -> None:
     np.testing.assert_allclose(DPO(divergence="forward_kl")(given).losses.numbers, expected, rtol=1e-9)
 
 
-def test_weights_are_how_likely_the_pair_is() -> None:
-    n, m = LENGTHS
-    given = replies()
+def test_weights_are_how_certain_the_policy_is_of_the_pair() -> None:
+    certainty = np.linspace(-3, 0.5, 7)
+    given = replace(replies(), certainty=certainty)
     plain, weighted = DPO()(replies()).losses.numbers, DPO(weighted=True)(given).losses
-    weights = np.exp(CHOSEN / n + REJECTED / m)
+    weights = np.minimum(np.exp(certainty), 1)
     np.testing.assert_allclose(weighted.numbers, weights * plain, **CLOSE)
     # They are constants: the gradient is that of the plain loss, weighted.
     unweighted = replies()
     expected = v.gradient(v.total(DPO()(unweighted).losses), unweighted.chosen)
     np.testing.assert_allclose(v.gradient(v.total(weighted), given.chosen), weights * expected, **CLOSE)
+    with pytest.raises(InputError, match="lack"):
+        DPO(weighted=True)(replies())
+
+
+def test_the_shift_of_bco_is_the_mean_of_all_rewards_so_far() -> None:
+    memory: dict[str, float] = {}
+    chosen, rejected = 0.1 * (CHOSEN - CHOSEN_REFERENCE), 0.1 * (REJECTED - REJECTED_REFERENCE)
+    for size in (3, 5, 7):
+        moved = [0.1 * size + part[:size] for part in (CHOSEN, REJECTED)]
+        given = Replies(
+            *(v.of(part) for part in moved),
+            *(part[:size] for part in (CHOSEN_REFERENCE, REJECTED_REFERENCE, *LENGTHS)),
+            memory=memory,
+        )
+        losses = DPO(losses="bco_pair")(given).losses.numbers
+        seen = [x[:n] + 0.01 * n for n in (3, 5, 7) if n <= size for x in (chosen, rejected)]
+        shift = np.concatenate(seen).mean()
+        x, y = seen[-2] - shift, seen[-1] - shift
+        np.testing.assert_allclose(losses, np.log1p(np.exp(-x)) + np.log1p(np.exp(y)), **CLOSE)

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 import lmrs
 from lmrs import align, train
 from lmrs.cli import main
+from lmrs.cli.align import _scorer
 from lmrs.errors import FormatError, InputError
 
 ASKED = [{"role": "user", "content": "Add 1 and 2."}, {"role": "assistant", "content": "3"}]
@@ -128,12 +130,26 @@ PAIR = {"prompt": "Say hi.", "chosen": " Hello!", "rejected": " No."}
 def test_the_command(algorithm: str, item: Any, metric: str, smollm2_gguf: Path, tmp_path: Path) -> None:
     file, out = written(tmp_path, item, item), tmp_path / "out"
     options = ["--max-tokens", 2, "--prompts", 1, "--group", 2] if algorithm == "grpo" else []
-    found = lmrs_align(algorithm, smollm2_gguf, file, "--out", out, "--steps", 1, *options)
+    found = lmrs_align(algorithm, smollm2_gguf, file, "--out", out, "--steps", 1, "--held-out", file, *options)
     assert found.exit_code == 0, found.output
     said = json.loads(found.stdout.splitlines()[-1])
     assert said["algorithm"] == algorithm
     assert metric in said["metrics"][0]
+    assert metric.replace("rewards/margins", "loss") in said["held_out"]["before"]
+    if algorithm != "grpo":
+        # What is held out here was learnt.
+        assert said["held_out"]["after"]["loss"] < said["held_out"]["before"]["loss"]
     assert (out / "delta").is_dir() if algorithm == "reward" else any(out.glob("*.safetensors"))
+
+
+def test_a_verified_answer_is_a_word() -> None:
+    def scores(text: str) -> list[float]:
+        return _scorer(None, ["5", "a.b"], None, Path())([SimpleNamespace(number=i, text=text) for i in (0, 1)])
+
+    assert scores("It is 5.") == [1, 0]
+    assert scores("So 5, or a.b") == [1, 1]
+    for text in ("15", "5.2", "-5", "5,000", "3.5", "x5"):
+        assert scores(text)[0] == 0
 
 
 @pytest.mark.parametrize(

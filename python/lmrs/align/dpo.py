@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -25,9 +25,9 @@ class DPO:
     ``-log σ(beta·logits)``. ``label_smoothing`` ε mixes in the flipped preference (cDPO, robust, EXO, AOT).
     ``reference_free`` takes ``p_ref`` for uniform. ``divergence`` replaces the reverse KL (Wang et al. 2024) by the
     forward KL, the Jensen-Shannon or, with ``alpha``, an α-divergence. ``weighted`` multiplies the losses of a pair by
-    how likely both replies are under the policy, a token, as a constant (WPO, Zhou et al. 2024, eq. 4, without the
-    alignment of its weights). ``tau`` is DiscoPOP's. Raises InputError for a setting outside
-    its range.
+    how likely both replies are under the policy, as a constant (WPO, Zhou et al. 2024): the geometric mean over tokens
+    of ``p / Σ p²``, the sum over the vocabulary (its sampled alignment), at most 1. ``tau`` is DiscoPOP's. Raises
+    InputError for a setting outside its range.
     """
 
     beta: float = 0.1
@@ -60,16 +60,15 @@ class DPO:
         """The losses of some pairs, and the rewards ``beta·r``."""
         if self.reference_free:
             zero = 0 * replies.chosen_tokens
-            replies = Replies(
-                *(replies.chosen, replies.rejected, zero, zero), *(replies.chosen_tokens, replies.rejected_tokens)
-            )
+            replies = replace(replies, chosen_reference=zero, rejected_reference=zero)
         losses: Vector = v.of(0.0)
         for name, weight in self.weights.items():
             ratios = _ratios(replies.mean() if name in A_TOKEN else replies)
             losses = losses + weight * LOSSES[name](ratios, self)
         if self.weighted:
-            tokens = replies.mean()
-            losses = losses * np.exp(np.minimum(tokens.chosen.numbers + tokens.rejected.numbers, 0.0))
+            if replies.certainty is None:
+                raise InputError("the losses are weighted by certainty, which these replies lack")
+            losses = losses * np.exp(np.minimum(replies.certainty, 0.0))
         ratios = _ratios(replies)
         return Judged(losses, self.beta * ratios.chosen.numbers, self.beta * ratios.rejected.numbers)
 
@@ -137,12 +136,13 @@ def _nca(r: Ratios, s: DPO) -> Vector:
 
 
 def _bco(r: Ratios, s: DPO) -> Vector:
-    """Jung et al. 2024, the shift being the mean reward of the batch.
-
-    TRL's is a mean over all batches so far: state that would have to be saved to resume to the bit.
-    """
+    """Jung et al. 2024, the shift being the mean reward of all batches so far."""
     x, y = s.beta * r.chosen, s.beta * r.rejected
-    shift = (x.numbers.mean() + y.numbers.mean()) / 2
+    memory, rewards = r.of.memory, np.concatenate([x.numbers, y.numbers])
+    seen = memory.get("rewards", 0.0) + len(rewards)
+    shift = memory.get("mean_reward", 0.0)
+    shift += float((rewards - shift).sum()) / seen
+    memory["rewards"], memory["mean_reward"] = seen, shift
     return v.softplus(-(x - shift)) + v.softplus(y - shift)
 
 
@@ -220,4 +220,4 @@ def dpo(policy: Any, pairs: Sequence[Pair], *, setting: DPO = _SETTING, referenc
     The reference is by default ``policy`` with its deltas off, or as it is now if it has none.
     """
     held_to = None if setting.reference_free else reference_of(policy) if reference is None else reference
-    return Pairwise(policy, pairs, setting, reference=held_to)
+    return Pairwise(policy, pairs, setting, reference=held_to, certain=setting.weighted)

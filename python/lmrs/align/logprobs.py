@@ -69,6 +69,13 @@ def through(values: Value, loss: Callable[[Vector], Vector], *, backend: Backend
     return ops.add(ops.sum(moved), constant(total))
 
 
+def as_numbers(values: Value, *, backend: Backend) -> Floats:
+    """The first column of ``values [N, 1]``, float64."""
+    found = import_module(f"lmrs.backend.{backend}").numpy(values.tensor if backend == "native" else values)
+    numbers: Floats = found[:, 0].astype(np.float64)
+    return numbers
+
+
 def measured(model: Any, examples: Sequence[Example], *, backend: Backend, temperature: float = 1.0) -> list[Floats]:
     """:func:`token_logprobs` as numbers, float64, an array an example. Nothing is noted for a gradient."""
     module = import_module(f"lmrs.backend.{backend}")
@@ -80,8 +87,7 @@ def measured(model: Any, examples: Sequence[Example], *, backend: Backend, tempe
             stop += 1
         with module.still():
             values, counts = token_logprobs(model, examples[start:stop], backend=backend, temperature=temperature)
-        numbers = module.numpy(values.tensor if backend == "native" else values)[:, 0].astype(np.float64)
-        found += np.split(numbers, np.cumsum(counts)[:-1])
+        found += np.split(as_numbers(values, backend=backend), np.cumsum(counts)[:-1])
         start = stop
     return found
 

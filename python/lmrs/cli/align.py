@@ -1,6 +1,7 @@
 """`lmrs align`: teach a model what is preferred."""
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -8,7 +9,9 @@ import click
 
 import lmrs
 from lmrs import align as library
+from lmrs.align.logprobs import backend_of, measured
 from lmrs.align.preferences import objects
+from lmrs.align.rollout import rollout, scored
 from lmrs.align.sft import completion, instructions
 from lmrs.cli import options
 from lmrs.cli.as_json import print_json
@@ -17,7 +20,7 @@ from lmrs.errors import FormatError, InputError
 from lmrs.models.beside import tokenizer_of
 from lmrs.ops import Pooling
 from lmrs.terminal import losses, progress, waiting
-from lmrs.train import AdamW, Cosine, Linear, fit
+from lmrs.train import AdamW, Cosine, Linear, NextToken, fit
 
 EXAMPLES = """\b
 Examples:
@@ -50,6 +53,11 @@ ONLINE = ("ppo", "grpo", "rloo")
 @options.model
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory to write the delta to.")
+@click.option(
+    "--held-out",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="A file like FILE to judge by alone.",
+)
 @click.option("--steps", type=click.IntRange(min=1), default=100, show_default=True, help="Steps, or iterations.")
 @click.option("--batch-tokens", default=1024, show_default=True, help="Tokens in a step (not ppo, grpo, rloo).")
 @click.option("--longest", type=int, help="Leave out what has more tokens [default: what the model takes].")
@@ -80,6 +88,7 @@ def align(
     model: Path,
     file: Path,
     out: Path,
+    held_out: Path | None,
     steps: int,
     rate: float | None,
     name: str,
@@ -93,10 +102,12 @@ def align(
 
     FILE has one JSON object a line. sft: messages, Alpaca, Dolly, ShareGPT. dpo, orpo, cpo, simpo, kto, reward: chosen
     and rejected, with a prompt or as whole conversations (HH). ppo, grpo, rloo: prompt, a text or messages, and for a
-    verified reward its answer: a reply with it scores 1. What a model cannot take is left out and counted. A run with
-    --checkpoints goes on where it was killed.
+    verified reward its answer: a reply with it as a word scores 1. What a model cannot take is left out and counted. A
+    run with --checkpoints goes on where it was killed. What is held out is judged before and after: by the metrics of
+    the algorithm, or by the reward of one reply drawn to each prompt.
 
-    With --json: {"out", "algorithm", "steps", "metrics"}, metrics by TRL's names, an object a step.
+    With --json: {"out", "algorithm", "steps", "metrics"}, metrics by TRL's names, an object a step, and with --held-out
+    also "held_out": {"before": metrics, "after": metrics}.
     """
     with waiting(f"loading {model.name}"):
         base = lmrs.load(model)
@@ -105,6 +116,12 @@ def align(
     running: dict[str, Any] = {"seed": seed, "checkpoints": checkpoints, "resume": checkpoints is not None}
     told: list[dict[str, float]] = []
     if algorithm in ONLINE:
+        with waiting(f"reading {file.name}"):
+            learner = _online(algorithm, tuned, base, file, given)
+            judge = _unjudged
+            if held_out is not None:
+                judge = _drawn(tuned, _online(algorithm, tuned, base, held_out, given), given["max_tokens"], seed)
+            before = judge()
         with progress(algorithm, steps) as said:
 
             def heard(iteration: Any) -> None:
@@ -113,7 +130,6 @@ def align(
                 sample = " ".join(iteration.samples[0].text.split())
                 said(f"reward {score:.3f}  {sample[:60]}")
 
-            learner = _online(algorithm, tuned, base, file, given)
             optimiser = AdamW(learning_rate=rate, eps=1e-5)
             library.learn(
                 learner, iterations=steps, optimiser=optimiser, schedule=Linear(), on_iteration=heard, **running
@@ -122,6 +138,12 @@ def align(
         trained: Any = library.Scored(tuned, seed=seed, pooling=given["pooling"]) if algorithm == "reward" else tuned
         with waiting(f"reading {file.name}"):
             objective = _offline(algorithm, trained, tuned, file, given)
+            judge = _unjudged
+            if held_out is not None:
+                # KTO's loss has no pairs; its rewards are DPO's.
+                kind = "dpo" if algorithm == "kto" else algorithm
+                judge = _judged(_offline(kind, trained, tuned, held_out, given))
+            before = judge()
         with losses(algorithm, steps) as live:
 
             def stepped(step: Any) -> None:
@@ -136,17 +158,56 @@ def align(
                 optimiser=AdamW(learning_rate=rate),
                 schedule=Cosine(warmup=min(steps // 10, 20)),
                 on_step=stepped,
+                save_every=20,
                 **running,
             )
     if algorithm == "reward":
         library.save_scored(trained, out)
     else:
         lmrs.delta.save(tuned, out)
+    with waiting("judging what was held out"):
+        after = judge()
     if as_json:
-        print_json({"out": out, "algorithm": algorithm, "steps": steps, "metrics": told})
+        judgement = {"held_out": {"before": before, "after": after}} if held_out else {}
+        print_json({"out": out, "algorithm": algorithm, "steps": steps, "metrics": told, **judgement})
         return
     last = {key: f"{value:.4g}" for key, value in (told[-1] if told else {}).items()}
     click.echo(f"{out}: " + ", ".join(f"{key} {value}" for key, value in last.items()))
+    for key, value in after.items():
+        click.echo(f"held out, {key}: {before[key]:.4g} to {value:.4g}")
+
+
+def _unjudged() -> Mapping[str, float]:
+    return {}
+
+
+def _judged(objective: Any) -> Callable[[], Mapping[str, float]]:
+    """What is known of the objective on what is held out, with the model as it is."""
+    if not isinstance(objective, NextToken):
+        return objective.judged  # type: ignore[no-any-return]
+
+    def nats() -> Mapping[str, float]:
+        parts = measured(objective.model, objective.examples, backend=backend_of(objective.model))
+        return {"loss": -sum(float(part.sum()) for part in parts) / sum(map(len, parts))}
+
+    return nats
+
+
+def _drawn(policy: Any, learner: Any, max_tokens: int, seed: int) -> Callable[[], Mapping[str, float]]:
+    """The mean reward of one reply to each prompt that is held out, the same draws before and after."""
+
+    def rewarded() -> Mapping[str, float]:
+        samples = rollout(
+            *(policy, learner.prompts, range(len(learner.prompts))),
+            max_tokens=max_tokens,
+            temperature=1.0,
+            seed=seed,
+            iteration=0,
+            tokenizer=learner.tokenizer,
+        )
+        return {"reward": float(scored(learner.scorer, samples).mean())}
+
+    return rewarded
 
 
 def _offline(algorithm: str, trained: Any, tuned: Any, file: Path, given: dict[str, Any]) -> Any:
@@ -185,4 +246,6 @@ def _scorer(base: Any, answers: Sequence[str | None], judge: Path | None, file: 
         return library.by_model(library.load_scored(base, judge))
     if None in answers:
         raise InputError(f"{file} item {answers.index(None)} has no answer to verify: give --reward or an answer")
-    return lambda samples: [float(str(answers[sample.number]) in sample.text) for sample in samples]
+    # As a word of its own: 5 is not the answer of 15, nor of 5.2.
+    words = [re.compile(rf"(?<![\w.,-]){re.escape(str(answer))}(?![\w]|[.,]\w)") for answer in answers]
+    return lambda samples: [float(words[sample.number].search(sample.text) is not None) for sample in samples]

@@ -50,6 +50,7 @@ class Checkpoints:
             "settings": dict(self.settings),
             "optimiser_steps": run.optimiser.steps,
             "drawn": run.drawn,
+            "memory": run.memory,
             "steps": [asdict(step) for step in run.steps],
         }
         with replaced_directory(self.directory / f"step-{run.optimiser.steps:08}", names={_STATE, _TENSORS}) as fresh:
@@ -89,4 +90,5 @@ class Checkpoints:
             if f"average/{name}" in tensors:
                 run.average[name] = backend.like(parameter.data, tensors[f"average/{name}"])
         run.optimiser.steps, run.drawn = state["optimiser_steps"], state["drawn"]
+        run.memory.update(state.get("memory", {}))
         run.steps = [Step(**step) for step in state["steps"]]

@@ -11,7 +11,7 @@ from lmrs.batch import Backend, Dtype
 from lmrs.errors import InputError
 from lmrs.fingerprint import fingerprint
 from lmrs.train.checkpoint import Checkpoints
-from lmrs.train.objective import IGNORED, Dynamic, Objective
+from lmrs.train.objective import IGNORED, Dynamic, Objective, Remembering
 from lmrs.train.optimiser import AdamW, Optimiser, finite_norm
 from lmrs.train.order import Shuffled
 from lmrs.train.rule import Rule
@@ -76,6 +76,8 @@ def fit(
         raise InputError("the model has no trainable parameter; a delta brings some")
     name = backend_of(parameters)
     run = Run(Optimiser(optimiser, import_module(f"lmrs.backend.{name}")))
+    if isinstance(objective, Remembering):
+        run.memory = objective.memory
     kept = None
     if checkpoints is not None:
         settings: dict[str, object] = {"steps": steps, "batch_tokens": batch_tokens, "accumulate": accumulate}

@@ -49,6 +49,16 @@ class Dynamic(Objective, Protocol):
         """The examples of ``epoch``."""
 
 
+@runtime_checkable
+class Remembering(Objective, Protocol):
+    """An objective whose loss goes on from numbers of earlier batches, which a checkpoint keeps.
+
+    Of several processes each has its own, and a checkpoint those of the first.
+    """
+
+    memory: dict[str, float]
+
+
 @dataclass(frozen=True)
 class Example:
     """One sequence: token ``ids``, for each row the token it should predict (-100: none), and BERT's token types."""

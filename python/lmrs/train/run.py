@@ -59,10 +59,12 @@ class History:
 class Run:
     """The state of a run beside the weights.
 
-    The optimiser, the steps made, how many examples were ``drawn``, and the weights' ``average`` if one is kept.
+    The optimiser, the steps made, how many examples were ``drawn``, the weights' ``average`` if one is kept, and what
+    an objective remembers.
     """
 
     optimiser: Optimiser
     drawn: int = 0
     average: dict[str, Any] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
     steps: list[Step] = field(default_factory=list)

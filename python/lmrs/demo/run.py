@@ -21,11 +21,11 @@ from lmrs.tokenizer import Tokenizer
 
 CONTEXT = 128
 
-# Little more than a minute in all on two cores with AVX-512.
+# Little more than a minute in all on two cores with AVX-512. Preferences are gone through once.
 LEARNING = Pace(steps=320, batch_tokens=8 * CONTEXT, context=CONTEXT, rate=2e-3)
 TUNING = Pace(steps=150, batch_tokens=8 * CONTEXT, context=CONTEXT, rate=2e-3)
 TUNING_A_CHECKPOINT = Pace(steps=30, batch_tokens=512, context=CONTEXT, rate=5e-4)
-PREFERRING = Pace(steps=40, batch_tokens=8 * CONTEXT, context=CONTEXT, rate=1e-3)
+PREFERRING = Pace(steps=57, batch_tokens=8 * CONTEXT, context=CONTEXT, rate=1e-3)
 PREFERRING_A_CHECKPOINT = Pace(steps=8, batch_tokens=512, context=CONTEXT, rate=2e-4)
 JUDGED_CHARACTERS = 4000
 

@@ -16,17 +16,20 @@ from lmrs.errors import FileError, FormatError, InputError, MissingFileError
 from lmrs.eval import ngram
 from lmrs.eval.ngram.model import START
 
-KINDS = ("arpa", "probing", "trie")
+SCORES = {
+    "arpa": "scores.json",
+    "probing": "scores.json",
+    "trie": "scores.json",
+    "arrays": "scores.json",
+    "quantised": "scores.quantised.json",
+    "both": "scores.both.json",
+}
+"""A kind of file, and what KenLM says with it: one whose values are quantised has scores of its own."""
 
 
-@pytest.fixture(scope="module")
-def expected(fixtures: Path) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((fixtures / "ngram/scores.json").read_text())
-    return found
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_scores_are_kenlms(fixtures: Path, expected: list[dict[str, Any]], kind: str) -> None:
+@pytest.mark.parametrize("kind", SCORES)
+def test_scores_are_kenlms(fixtures: Path, kind: str) -> None:
+    expected: list[dict[str, Any]] = json.loads((fixtures / "ngram" / SCORES[kind]).read_text())
     model = ngram.load(fixtures / f"ngram/small.{kind}")
     assert model.order == 4
     for each in expected:
@@ -123,9 +126,15 @@ def test_bad_binaries_are_named(fixtures: Path, tmp_path: Path) -> None:
 
     refused(good[:70], "not a binary file of KenLM")
     refused(good.replace(b"version 5", b"version 4"), "expected version 5")
-    refused(good[:96] + struct.pack("<i", 3) + good[100:], "a quantised trie file, expected probing or trie")
+    refused(good[:96] + struct.pack("<i", 1) + good[100:], "a probing file with rest costs, expected probing or trie")
+    refused(good[:96] + struct.pack("<i", 6) + good[100:], "kind 6, expected probing or trie")
     refused(good[:118], "ends in its header")
     refused(good[:1000], "1000 bytes, expected at least")
+    good = (fixtures / "ngram/small.both").read_bytes()
+    refused(good[:1000], "1000 bytes, expected at least")
+    tables = good.index(b"\x02\x04\x03\x00\x00")
+    refused(good[:tables] + b"\x01" + good[tables + 1 :], "quantisation 1 of 4 and 3 bits, expected 2 of 1 to 25 bits")
+    refused(good[:tables] + b"\x02\xff" + good[tables + 2 :], "quantisation 2 of 255 and 3 bits")
     with pytest.raises(MissingFileError, match="no such file"):
         ngram.load(tmp_path / "none")
 
@@ -134,7 +143,7 @@ def test_bad_binaries_are_named(fixtures: Path, tmp_path: Path) -> None:
 @given(st.data())
 def test_no_bytes_are_too_much(fixtures: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     """A file with any bytes changed scores something or is refused: no other error, and no hang."""
-    kind = data.draw(st.sampled_from(["probing", "trie"]))
+    kind = data.draw(st.sampled_from([kind for kind in SCORES if kind != "arpa"]))
     bent = bytearray((fixtures / f"ngram/small.{kind}").read_bytes())
     for at, value in data.draw(st.lists(st.tuples(st.integers(0, len(bent) - 1), st.integers(0, 255)), max_size=8)):
         bent[at] = value

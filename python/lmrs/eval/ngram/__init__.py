@@ -13,7 +13,7 @@ __all__ = ["Cutoffs", "KenLM", "NGramModel", "Table", "WordScore", "document_per
 
 
 def load(path: str | Path) -> NGramModel:
-    """The model in an ARPA file (also gzipped) or a binary one of KenLM, probing or trie.
+    """The model in an ARPA file (also gzipped) or a binary one of KenLM, probing or any trie.
 
     Raises MissingFileError, FileError, FormatError.
     """

@@ -1,27 +1,26 @@
-"""KenLM's binary files, probing and trie, looked up in the mapped file.
+"""KenLM's binary files, probing and tries, looked up in the mapped file.
 
 Their layout (Heafield 2011, and version 5 of its code): a header with test values and counts, the hashes of the words,
 then the n-grams in reverse order, the last word first. In a probing file each order is a hash table of 64-bit keys with
-linear probing; in a trie, bit-packed records sorted by word, each with where its own successors begin.
+linear probing; tries are in :mod:`lmrs.eval.ngram.trie`.
 """
 
-import bisect
 import mmap
 import struct
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from lmrs.errors import FileError, FormatError, MissingFileError
 from lmrs.eval.ngram.model import UNKNOWN, Entry
+from lmrs.eval.ngram.trie import Trie
 
 MAGIC = b"mmap lm http://kheafield.com/code format version "
 _SANITY = struct.pack("<3f3IQ", 0.0, 1.0, -0.5, 1, 2**32 - 1, 0, 1)
 _HEAD = 56
 """Bytes of the magic, padded."""
 _FIXED = struct.Struct("<B3xfiB3xI")
-PROBING, TRIE = 0, 2
-KINDS = ("probing", "probing with rest costs", "trie", "quantised trie", "array trie", "quantised array trie")
+_PROBING, _REST, _TRIES = 0, 1, range(2, 6)
+"""Of tries, one more has quantised values, two more have arrays of pointers."""
 _64 = 2**64 - 1
 
 
@@ -46,9 +45,9 @@ class KenLM:
             raise FormatError(f"{path}: of another version or machine, expected version 5, little-endian")
         at = _HEAD + len(_SANITY)
         self.order, multiplier, kind, _, _ = _FIXED.unpack_from(data, at)
-        if kind not in (PROBING, TRIE):
-            said = KINDS[kind] if 0 <= kind < len(KINDS) else str(kind)
-            raise FormatError(f"{path}: a {said} file, expected probing or trie")
+        if kind != _PROBING and kind not in _TRIES:
+            said = "a probing file with rest costs" if kind == _REST else f"kind {kind}"
+            raise FormatError(f"{path}: {said}, expected probing or trie")
         if not 2 <= self.order <= 32 or not 1.0 <= multiplier <= 100.0:
             raise FormatError(f"{path}: order {self.order} and multiplier {multiplier}, expected 2 to 32 and 1 to 100")
         at += _FIXED.size
@@ -56,9 +55,13 @@ class KenLM:
         if len(data) < end:
             raise FormatError(f"{path}: ends in its header")
         counts = struct.unpack_from(f"<{self.order}Q", data, at)
-        self.search: _Probing | _Trie = (_Probing if kind == PROBING else _Trie)(
-            data, _aligned(end), counts, multiplier
-        )
+        start = (end + 7) // 8 * 8
+        self.search: _Probing | Trie
+        if kind == _PROBING:
+            self.search = _Probing(data, start, counts, multiplier)
+        else:
+            packed = kind - _TRIES.start
+            self.search = Trie(path, data, start, counts, quantised=bool(packed & 1), arrays=bool(packed & 2))
         if len(data) < self.search.end:
             raise FormatError(f"{path}: {len(data)} bytes, expected at least {self.search.end}")
 
@@ -72,7 +75,7 @@ class KenLM:
 
 
 class _Probing:
-    def __init__(self, data: Any, start: int, counts: Sequence[int], multiplier: float) -> None:
+    def __init__(self, data: mmap.mmap, start: int, counts: Sequence[int], multiplier: float) -> None:
         self.data, self.words, self.count = data, start + 8, counts[0]
         self.word_buckets = _buckets(counts[0], multiplier)
         self.unigrams = self.words + 12 * self.word_buckets
@@ -118,85 +121,6 @@ class _Probing:
                 return None
             bucket = (bucket + 1) % buckets
         return None
-
-
-class _Words:
-    """The words of the records of a trie's order."""
-
-    def __init__(self, trie: "_Trie", start: int, bits: int) -> None:
-        self.trie, self.start, self.width = trie, start, bits
-
-    def __len__(self) -> int:
-        return (self.trie.end - self.start) * 8 // self.width
-
-    def __getitem__(self, at: int) -> int:
-        return self.trie.bits(self.start, at * self.width, self.trie.word_bits)
-
-
-class _Hashes:
-    """The sorted hashes of a trie's words."""
-
-    def __init__(self, data: Any, start: int, size: int) -> None:
-        self.data, self.start, self.size = data, start, size
-
-    def __len__(self) -> int:
-        return self.size
-
-    def __getitem__(self, at: int) -> int:
-        return int.from_bytes(self.data[self.start + 8 * at : self.start + 8 * at + 8], "little")
-
-
-class _Trie:
-    def __init__(self, data: Any, start: int, counts: Sequence[int], _: float) -> None:
-        self.data, self.count = data, counts[0]
-        stored = int.from_bytes(data[start : start + 8], "little")
-        self.hashes = _Hashes(data, start + 8, min(stored, counts[0]))
-        self.unigrams = start + 8 + 8 * counts[0]
-        self.word_bits = counts[0].bit_length()
-        self.levels = []
-        at = self.unigrams + 16 * (counts[0] + 2)
-        for n, count in enumerate(counts[1:], start=2):
-            pointer = counts[n].bit_length() if n < len(counts) else 0
-            bits = self.word_bits + (63 + pointer if n < len(counts) else 31)
-            self.levels.append((at, bits, pointer))
-            at += ((1 + count) * bits + 7) // 8 + 8
-        self.end = at
-
-    def word(self, key: int) -> int:
-        at = bisect.bisect_left(self.hashes, key)
-        return at + 1 if at < len(self.hashes) and self.hashes[at] == key else 0
-
-    def find(self, words: tuple[int, ...]) -> Entry | None:
-        if words[-1] > self.count:
-            return None
-        at = self.unigrams + 16 * words[-1]
-        prob, weight, begin = struct.unpack_from("<2fQ", self.data, at)
-        end = int.from_bytes(self.data[at + 24 : at + 32], "little")
-        for word, (start, bits, pointer) in zip(words[-2::-1], self.levels, strict=False):
-            here = _Words(self, start, bits)
-            index = bisect.bisect_left(here, word, begin, end)
-            if index >= end or here[index] != word:
-                return None
-            offset = index * bits + self.word_bits
-            prob = _float(self.bits(start, offset, 31) | 1 << 31)
-            weight = 0.0
-            if pointer:
-                weight = _float(self.bits(start, offset + 31, 32))
-                begin, end = (self.bits(start, offset + 63 + step, pointer) for step in (0, bits))
-        return prob, weight
-
-    def bits(self, start: int, offset: int, count: int) -> int:
-        at = start + (offset >> 3)
-        return int.from_bytes(self.data[at : at + 8], "little") >> (offset & 7) & ((1 << count) - 1)
-
-
-def _float(bits: int) -> float:
-    (value,) = struct.unpack("<f", struct.pack("<I", bits))
-    return float(value)
-
-
-def _aligned(size: int) -> int:
-    return (size + 7) // 8 * 8
 
 
 def _buckets(entries: int, multiplier: float) -> int:

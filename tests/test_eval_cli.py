@@ -133,6 +133,13 @@ def test_pll_of_a_masked_model(bert: Path, tmp_path: Path) -> None:
     assert "cats sat." in run("pll", bert, tmp_path / "a.txt").stdout
 
 
+def test_pll_of_a_model_without_its_head_is_refused(minilm_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the cat sat\n")
+    result = CliRunner().invoke(main, ["pll", str(minilm_dir), str(tmp_path / "a.txt")])
+    assert result.exit_code == 1
+    assert result.stderr == "Error: this bert has no masked-token head: its file holds none\n"
+
+
 def test_pll_of_elmo(tmp_path: Path) -> None:
     words = ["<S>", "</S>", "<UNK>", "the", "cat", "sat"]
     config = elmo.Config(

@@ -138,6 +138,11 @@ def test_one_command_from_scratch(family: str, tmp_path: Path) -> None:
         assert len((out / "vocab.txt").read_text().splitlines()) == model.config.vocabulary
         assert model.states(elmo.Words.of([["to", "be"]], letters=25)).shape == (2, 64)
         return
+    # A delta goes on with what the family learns.
+    how = ["--steps", "4", "--batch-tokens", "1024", "--context", "32", "--json"]
+    losses = command("tune", out, file, *how, "-o", tmp_path / "delta")["losses"]
+    assert losses[0] == pytest.approx(told["held_out"], abs=0.5)
+    assert lmrs.delta.load(model, tmp_path / "delta").deltas
     engine = lmrs.Engine(model)
     assert engine.tokenizer.encode("to be").ids
     if family == "bert":

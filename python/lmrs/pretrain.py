@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -113,6 +113,8 @@ def task(
             special_tokens=special,
             progress=progress,
         )
+        if family == "t5":
+            tokenizer = replace(tokenizer, special_tokens={"pad": "<pad>", "eos": "</s>", "unk": "<unk>"})
     built = {"gpt2": _gpt2, "bert": _bert, "t5": _t5}[family](len(tokenizer), size)
     model = _placed(initialise(built, seed=seed), device)
     options: dict[str, Any] = {"context": size.context, "tokenizer": tokenizer}

@@ -2,7 +2,7 @@
 
 import importlib
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -49,9 +49,15 @@ class Commands(click.Group):
         """Run; what was wrong with the input is said once, without a traceback."""
         try:
             return super().main(*args, **kwargs)
-        except (Error, OSError) as error:
-            click.echo("Error: " + " ".join(str(error).split()), err=True)
-            sys.exit(1)
+        except Error as error:
+            _end(str(error))
+        except OSError as error:
+            _end(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+
+
+def _end(said: str) -> NoReturn:
+    click.echo("Error: " + " ".join(said.split()), err=True)
+    sys.exit(1)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -52,7 +52,7 @@ ONLINE = ("ppo", "grpo", "rloo")
 @click.argument("algorithm", type=click.Choice(["sft", *PAIRWISE, *ONLINE]))
 @options.model
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory to write the delta to.")
+@options.out("Directory to write the delta to.")
 @click.option(
     "--held-out",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),

@@ -33,7 +33,7 @@ def data() -> None:
     "--special/--no-special", default=True, show_default=True, help="Special tokens around each text, as GPTs want."
 )
 @click.option("--shard-tokens", default=1 << 26, show_default=True, help="A shard ends once it has so many tokens.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The directory to write.")
+@options.out("Directory to write.")
 @options.as_json
 def pack(
     *,
@@ -42,7 +42,7 @@ def pack(
     column: str,
     special: bool,
     shard_tokens: int,
-    output: Path,
+    out: Path,
     as_json: bool,
 ) -> None:
     """Turn the texts of FILES into shards of token ids, which `lmrs pretrain --data` maps and never reads whole.
@@ -50,7 +50,7 @@ def pack(
     FILES are .txt, a text a line; .jsonl; .parquet; or directories that `save_to_disk` of `datasets` wrote. For BERT
     and T5, whose objectives put their own marks, pack with --no-special.
 
-    With --json: {"documents": ..., "tokens": ..., "output": ...}.
+    With --json: {"documents": ..., "tokens": ..., "out": ...}.
     """
 
     def texts() -> Iterator[str]:
@@ -60,13 +60,13 @@ def pack(
     with stages() as told:
         shards = pack_texts(
             texts(),
-            output,
+            out,
             tokenizer=Tokenizer.load(tokenizer),
             special=special,
             shard_tokens=shard_tokens,
             progress=lambda read, _tokens: told("texts", read, None),
         )
-    result = {"documents": len(shards), "tokens": shards.tokens, "output": str(output)}
+    result = {"documents": len(shards), "tokens": shards.tokens, "out": str(out)}
     if as_json:
         print_json(result)
     else:

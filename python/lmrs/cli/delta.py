@@ -26,7 +26,7 @@ Examples:
 """
 
 directory = click.argument("directory", type=click.Path(path_type=Path))
-out = click.option("--out", "-o", type=click.Path(path_type=Path), required=True, help="Directory to write.")
+out = options.out("Directory to write.")
 
 
 @click.group(epilog=EXAMPLES)

@@ -30,6 +30,11 @@ dtype = click.option(
 )
 
 
+def out(what: str) -> Callable[[F], F]:
+    """Where a command writes."""
+    return click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help=what)
+
+
 def generation(command: F) -> F:
     """How a completion is made: the options of `lmrs.engine.Writing`."""
     for option in reversed(

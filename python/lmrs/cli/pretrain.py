@@ -29,7 +29,7 @@ Examples:
 @click.option("--family", type=click.Choice(get_args(recipes.Family)), required=True, help="Which paradigm.")
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Text or shards, see above.")
 @click.option("--column", default="text", show_default=True, help="The field of JSONL or Parquet that holds the text.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="Directory to write the model to.")
+@options.out("Directory to write the model to.")
 @click.option("--tokenizer", type=click.Path(path_type=Path), help="A tokenizer to use [default: one is trained]")
 @click.option("--vocab-size", default=4096, show_default=True, help="Of the tokenizer that is trained; ELMo's words.")
 @click.option("--layers", default=4, show_default=True, help="Blocks; LSTMs in each direction of ELMo.")
@@ -52,7 +52,7 @@ def pretrain(
     family: recipes.Family,
     data: Path,
     column: str,
-    output: Path,
+    out: Path,
     tokenizer: Path | None,
     vocab_size: int,
     layers: int,
@@ -79,7 +79,7 @@ def pretrain(
     The last tenth of the data is held out and judged before and after: the mean loss in nats, and its exponential, for
     gpt2 and elmo the perplexity.
     `torchrun --nproc-per-node 2 -m lmrs pretrain --device cpu …` shares each step among processes.
-    With --json: {"family", "parameters", "output", "held_out_before", "held_out", "perplexity", "losses"}.
+    With --json: {"family", "parameters", "out", "held_out_before", "held_out", "perplexity", "losses"}.
     """
     if resume and checkpoints is None:
         raise InputError("--resume needs --checkpoints: the directory of the run to go on with")
@@ -114,11 +114,11 @@ def pretrain(
     if rank:
         # All processes have the same model; the first writes and tells.
         return
-    task.save(output)
+    task.save(out)
     parameters = sum(parameter.size for parameter in task.model.named_parameters().values())
     if as_json:
-        found = {"family": family, "parameters": parameters, "output": str(output), "held_out_before": before}
+        found = {"family": family, "parameters": parameters, "out": str(out), "held_out_before": before}
         print_json(found | {"held_out": after, "perplexity": math.exp(after), "losses": history.losses})
         return
     shown = {"parameters": parameters, "held out before": f"{before:.4f} nats", "held out": f"{after:.4f} nats"}
-    facts(shown | {"its exponential": f"{math.exp(after):,.2f}", "written to": str(output)})
+    facts(shown | {"its exponential": f"{math.exp(after):,.2f}", "written to": str(out)})

@@ -30,7 +30,7 @@ def scaling() -> None:
 
 
 @scaling.command()
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="CSV file the runs are added to.")
+@options.out("CSV file the runs are added to.")
 @click.option(
     "--size",
     "sizes",

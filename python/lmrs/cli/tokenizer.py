@@ -32,7 +32,7 @@ def tokenizer() -> None:
 @click.option("--min-frequency", type=click.IntRange(0), default=0, help="Do not merge pairs that are rarer.")
 @click.option("--byte-fallback", is_flag=True, help="With unigram: spell in bytes what the vocabulary lacks.")
 @click.option("--special", multiple=True, metavar="TOKEN", help="A special token, in place of the usual; repeatable.")
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, help="The directory to write.")
+@options.out("Directory to write.")
 @options.as_json
 def train(
     *,
@@ -42,12 +42,12 @@ def train(
     min_frequency: int,
     byte_fallback: bool,
     special: tuple[str, ...],
-    output: Path,
+    out: Path,
     as_json: bool,
 ) -> None:
     """Train a tokenizer on the text of FILES and write a directory with its tokenizer.json.
 
-    Each line is a text. With --json: {"model": ..., "vocab_size": ..., "output": ...}.
+    Each line is a text. With --json: {"model": ..., "vocab_size": ..., "out": ...}.
     """
     with stages() as progress:
         trained = Tokenizer.train(
@@ -59,8 +59,8 @@ def train(
             special_tokens=list(special) or None,
             progress=progress,
         )
-    trained.save(output)
-    result = {"model": model, "vocab_size": len(trained), "output": str(output)}
+    trained.save(out)
+    result = {"model": model, "vocab_size": len(trained), "out": str(out)}
     if as_json:
         print_json(result)
     else:

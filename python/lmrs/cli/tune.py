@@ -16,7 +16,7 @@ from lmrs.cli.as_json import print_json
 from lmrs.cli.methods import NAMES, method, objective_and_hook
 from lmrs.errors import InputError
 from lmrs.terminal import losses, waiting
-from lmrs.train import AdamW, Cosine, clm, fit
+from lmrs.train import AdamW, Cosine, fit, language_modelling
 from lmrs.train import neftune as noisy
 
 JUDGED = 200
@@ -35,7 +35,7 @@ Examples:
 @click.command(epilog=EXAMPLES)
 @options.model
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Directory to write the adapter to.")
+@options.out("Directory to write the adapter to.")
 @click.option("--steps", default=100, show_default=True, help="Optimiser steps.")
 @click.option("--batch-tokens", default=1024, show_default=True, help="Tokens in a step.")
 @click.option("--context", type=int, help="Longest run of tokens seen at once [default: the model's, at most 1024]")
@@ -76,6 +76,8 @@ def tune(
 ) -> None:
     """Teach MODEL the text in FILE (- for standard input) by a delta, and write that to --out.
 
+    It learns as it was made to: the next token, hidden ones if it sees both sides (BERT), spans taken out (T5).
+
     With --instructions each FILE is a task, one JSON object a line (messages, Alpaca, Dolly, ShareGPT, question and
     answer), called by its name without endings; tasks are mixed by size up to a --cap. A task that is held out is
     answered before and after: perplexity of its answers on tasks that tuning never saw.
@@ -102,7 +104,7 @@ def tune(
             lessons = align.completion(tuned, [turns for _, turns in mixture], longest=context)
             examples: Any = lessons if neftune is None else noisy(lessons, alpha=neftune, seed=seed)
         else:
-            examples = clm(tuned, text, context=context)
+            examples = language_modelling(tuned, text, context=context, seed=seed)
         objective, look = objective_and_hook(examples, steps)
         before = {task: _nats(base, turns, context) for task, turns in kept.items()}
     trained = sum(parameter.size for parameter in tuned.named_parameters().values() if parameter.trainable)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -79,7 +79,12 @@ def pseudo_scores(
         raise InputError(f"metric is {metric!r}, expected one of {', '.join(get_args(Metric))}")
     model, limit = engine.model, engine.config.context
     _expect_masked(engine)
-    plan = engine.planned(lambda batch: model.head.logprob(model.hidden(batch), batch.labels))
+
+    def scored_rows(batch: Batch) -> Any:
+        states = model.hidden(batch)  # refuses, by name, where the file held no head
+        return model.head.logprob(states, batch.labels)
+
+    plan = engine.planned(scored_rows)
 
     def sized(length: int) -> Callable[[int], int]:
         return lambda _: length

@@ -16,6 +16,7 @@ from lmrs.train.neftune import neftune
 from lmrs.train.objective import Dynamic, Example, NextToken, Objective
 from lmrs.train.optimiser import AdamW
 from lmrs.train.pairs import sentence_pairs
+from lmrs.train.paradigm import language_modelling
 from lmrs.train.penalised import Penalised
 from lmrs.train.prefix import prefix_lm
 from lmrs.train.run import History, Step
@@ -44,6 +45,7 @@ __all__ = [
     "clm",
     "dropout",
     "fit",
+    "language_modelling",
     "mlm",
     "neftune",
     "prefix_lm",

@@ -13,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import lmrs
+from lmrs import train
 from lmrs.errors import InputError
+from lmrs.initialise import initialise
+from lmrs.models import gpt2
 from lmrs.prompting import Learned, Task, Template, Verbalizer, learned
 
 GPT2 = Path(__file__).parent / "fixtures/models/gpt2"
@@ -216,3 +219,55 @@ def test_a_task_learns_its_verbalizer(bert: lmrs.Engine) -> None:
         WAS.learned(bert, examples[:1], ["sideways"])
     with pytest.raises(InputError, match="no verbalizer"):
         Task(Template("{text}")).learned(bert, examples, labels)
+
+
+def test_soft_tokens() -> None:
+    template = Template("{soft*3} {soft:It was}{soft}\n{text} Was it?")
+    assert (template.soft, template.fields) == ([3, "It was", 1], ["text"])
+    assert template.fill({"text": "Fine."}) == "Fine. Was it?"
+    model = lmrs.load(GPT2)
+    tokenizer = SimpleNamespace(encode=lambda text, **_: SimpleNamespace(ids=[ord(c) % 50 for c in text]))
+    prompt = template.prompt(model, tokenizer=tokenizer, seed=4)  # type: ignore[arg-type]
+    assert prompt.length == len(prompt.ids) == 3 + 6 + 1
+    assert list(prompt.ids[3:9]) == [ord(c) % 50 for c in "It was"]
+    assert prompt == template.prompt(model, tokenizer=tokenizer, seed=4)  # type: ignore[arg-type]
+    assert prompt != template.prompt(model, tokenizer=tokenizer, seed=5)  # type: ignore[arg-type]
+    for text in ("{text} {soft}", "{soft*0}", "{soft: }", "{soft*x}", "{mask}{soft*2}"):
+        with pytest.raises(InputError, match="soft tokens are"):
+            Template(text)
+    with pytest.raises(InputError, match="has no soft token"):
+        Template("{text}").prompt(model)
+
+
+def test_soft_tokens_are_trained_alone() -> None:
+    tokenizer = lmrs.Tokenizer.train(["bytes alone"], vocab_size=257)
+    config = gpt2.Config(vocabulary=len(tokenizer), width=32, layers=2, heads=2, context=64, inner=64)
+    base = initialise(gpt2.Model(config), seed=0)
+    template = Template("{soft*4} the {what} was")
+    task = Task(template, Verbalizer({"up": [" good"], "down": [" bad"]}))
+    examples, labels = [{"what": "cat"}, {"what": "cat cat"}, {"what": "the"}], ["up"] * 3
+    with pytest.raises(InputError, match="the model has none"):
+        task.judge(lmrs.Engine(base, tokenizer=tokenizer), examples, labels)
+    tuned = template.prompt(base)(base)
+    before = {path: p.data.numpy() for path, p in tuned.named_parameters().items()}
+    start = task.judge(lmrs.Engine(tuned, tokenizer=tokenizer), examples, labels).metrics["nll"].value
+    lessons = train.sft(tuned, [(template.fill(example), " good") for example in examples], tokenizer=tokenizer)
+    train.fit(lessons, steps=20, optimiser=train.AdamW(learning_rate=0.1), schedule=train.Constant())
+    end = task.judge(lmrs.Engine(tuned, tokenizer=tokenizer), examples, labels).metrics["nll"].value
+    assert end < start - 0.02
+    after = tuned.named_parameters()
+    changed = [path for path, values in before.items() if not np.array_equal(values, after[path].data.numpy())]
+    assert [after[path].shape for path in changed] == [(4, base.config.width)]
+
+
+def test_soft_tokens_before_a_mask(bert: lmrs.Engine) -> None:
+    template = Template("{soft*2} {text} was {mask}.")
+    task = Task(template, WAS.verbalizer)
+    engine = lmrs.Engine(template.prompt(bert.model)(bert.model), tokenizer=bert.tokenizer)
+    (found,) = task.answer(engine, [{"text": "the cat"}])
+    plain = Task(Template("{text} was {mask}."), task.verbalizer)
+    (other,) = plain.answer(bert, [{"text": "the cat"}])
+    assert sum(found.probabilities.values()) == pytest.approx(1)
+    assert found.probabilities != other.probabilities
+    # Read by itself or beside a longer text, the answer is the same.
+    assert task.answer(engine, [{"text": "cats sat cats"}, {"text": "the cat"}])[1].probabilities == found.probabilities

@@ -7,7 +7,7 @@ import pytest
 
 import lmrs
 from lmrs.errors import Error, FormatError, InputError, MissingFileError
-from lmrs.prompting import Jinja, openprompt, promptsource
+from lmrs.prompting import Jinja, Template, openprompt, promptsource
 
 PROMPTSOURCE = """
 dataset: ag_news
@@ -82,6 +82,13 @@ def test_openprompt(tmp_path: Path) -> None:
     assert task.verbalizer is not None
     assert task.verbalizer.words == {"good": [" great", " fun"], "bad": [" awful"]}
     assert openprompt(written(tmp_path, 'template: \'{"meta": "q"}\'')).verbalizer is None
+    soft = '{"soft": None, "duplicate": 20} {"soft": "It was"} {"soft"} {"placeholder": "a"} {"mask"}'
+    assert openprompt(written(tmp_path, f"template: '{soft}'")).template == Template(
+        "{soft*20} {soft:It was} {soft} {a} {mask}"
+    )
+    for slot in ('{"placeholder": "a"} {"soft"}', '{"soft": None, "soft_id": 1}', '{"soft": None, "duplicate": 0}'):
+        with pytest.raises(FormatError, match="soft"):
+            openprompt(written(tmp_path, f"template: '{slot}'"))
 
 
 @pytest.mark.parametrize(

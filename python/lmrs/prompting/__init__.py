@@ -3,7 +3,12 @@
     task = Task(Template("{text} It was {mask}."), Verbalizer({"good": [" great", " fun"], "bad": [" awful"]}))
     task.answer(engine, [{"text": "A film to love."}], shots=examples, calibrated=True)
 
-Masked models fill the mask, encoder-decoders answer, and others go on. Soft prompts are :class:`lmrs.delta.Prompt`.
+Masked models fill the mask, encoder-decoders answer, and others go on. A template may begin with soft tokens, which
+its :meth:`Template.prompt` puts on the model to be trained:
+
+    template = Template("{soft*20} {text} It was")
+    tuned = template.prompt(model)(model)
+    train.fit(train.sft(tuned, [(template.fill(example), " great") for example in examples]))
 """
 
 from lmrs.prompting.files import Jinja, openprompt, promptsource

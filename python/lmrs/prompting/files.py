@@ -55,14 +55,18 @@ def openprompt(path: str | os.PathLike[str]) -> Task:
     """The task of a YAML file with a ``template`` in OpenPrompt's language, and a ``verbalizer`` if it has one.
 
     A template is text with ``{"placeholder": "text_a"}`` or ``{"meta": "premise"}`` for fields and ``{"mask"}``; a
-    verbalizer maps each class to a word or a list of words, put behind a space. Raises as :func:`promptsource`;
-    FormatError for soft tokens, which :class:`lmrs.delta.Prompt` has.
+    verbalizer maps each class to a word or a list of words, put behind a space. Soft tokens, ``{"soft"}``,
+    ``{"soft": "It was"}`` or ``{"soft": None, "duplicate": 20}``, come first: see :class:`Template`. Raises as
+    :func:`promptsource`; FormatError for soft tokens behind the text, or shared by ``soft_id``.
     """
     content = _yaml(path)
     template, words = content.get("template"), content.get("verbalizer")
     if not isinstance(template, str):
         raise FormatError(f"{path}: expected a text template")
-    translated = Template(_SLOT.sub(lambda match: _slot(match[0], f"{path}"), template))
+    try:
+        translated = Template(_SLOT.sub(lambda match: _slot(match[0], f"{path}"), template))
+    except InputError as error:
+        raise FormatError(f"{path}: {error}") from None
     if words is None:
         return Task(translated)
     if not isinstance(words, Mapping):
@@ -88,7 +92,13 @@ def _slot(text: str, where: str) -> str:
         return MASK
     if kind in ("placeholder", "meta") and isinstance(name, str) and name.isidentifier():
         return f"{{{name}}}"
-    raise FormatError(f"{where}: the slot {text} is not read: expected a placeholder, meta or mask")
+    if kind == "soft" and isinstance(name, str | None):
+        rest = {key: of for key, of in value.items() if key != "soft"} if isinstance(value, dict) else {}
+        if not rest:
+            return "{soft}" if name is None else f"{{soft:{name}}}"
+        if name is None and rest.keys() == {"duplicate"} and type(rest["duplicate"]) is int:
+            return f"{{soft*{rest['duplicate']}}}"
+    raise FormatError(f"{where}: the slot {text} is not read: expected a placeholder, meta, mask or soft")
 
 
 @dataclass(frozen=True)

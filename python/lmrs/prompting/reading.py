@@ -7,6 +7,7 @@ import numpy as np
 
 from lmrs.backend import native
 from lmrs.batch import Batch
+from lmrs.delta import Prompt, methods
 from lmrs.engine import Engine
 from lmrs.errors import ConfigError, InputError
 from lmrs.eval.answers import answers
@@ -75,11 +76,14 @@ def _cloze(engine: Engine, asked: Sequence[tuple[str, str]], on_done: Heard | No
         if ids.count(mask_id) != length:
             raise InputError(f"{text!r} holds the mask token {mask!r} itself")
         sequences.append(ids)
-    hidden = engine.planned(model.hidden)
+    # What the rows of a soft prompt become here depends on the text, which no plan can hold.
+    soft = any(isinstance(method, Prompt) for method in methods(model))
+    hidden = None if soft else engine.planned(model.hidden)
     head = engine.planned(lambda _, states, __: model.head(states), memory_width=model.head.weight.shape[1])
     found: dict[tuple[str, int], Floats] = {}
     for part in batches(range(len(runs)), lambda index: len(sequences[index])):
-        states = run(hidden, Batch.of([sequences[index] for index in part]))
+        batch = Batch.of([sequences[index] for index in part])
+        states = _at_once(model, batch) if hidden is None else run(hidden, batch)
         masked = states[np.concatenate([sequences[index] for index in part]) == mask_id]
         (logits,) = head.run({"memory": native.array(masked).tensor}, [("memory", [0, len(masked)])])
         table = logits.numpy().astype(np.float64)
@@ -88,6 +92,11 @@ def _cloze(engine: Engine, asked: Sequence[tuple[str, str]], on_done: Heard | No
             found[runs[index]] = rows
     _told(on_done, len(asked))
     return np.array([found[text, len(words[word])][range(len(words[word])), words[word]].sum() for text, word in asked])
+
+
+def _at_once(model: Any, batch: Batch) -> Floats:
+    with native.still():
+        return native.numpy(model.hidden(batch).tensor)
 
 
 def _told(on_done: Heard | None, count: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
+from lmrs.delta import Prompt, methods
 from lmrs.engine import Engine, Options
 from lmrs.errors import InputError
 from lmrs.eval.outcome import Outcome
@@ -47,6 +48,11 @@ class Task:
         if self.verbalizer is not None and self.choices is not None:
             raise InputError("a task has a verbalizer or choices, not both")
 
+    def _expect_soft(self, engine: Engine) -> None:
+        """Raise InputError if the template has soft tokens and the engine's model has none."""
+        if getattr(self.template, "soft", None) and not any(isinstance(m, Prompt) for m in methods(engine.model)):
+            raise InputError("the template has soft tokens and the model has none: put template.prompt(model) on it")
+
     def prompt(self, example: Mapping[str, Any], shots: Sequence[tuple[Mapping[str, Any], str]] = ()) -> str:
         """The text of ``example`` after its demonstrations, each an example and its answer.
 
@@ -82,6 +88,7 @@ class Task:
         demonstrations. ``options`` are those of generation. Raises InputError where a calibration or an option is not
         for this kind of answer, or there are fewer than two choices; and what the engine raises.
         """
+        self._expect_soft(engine)
         if calibrated and self.verbalizer is None:
             raise InputError("classes can be calibrated; this task has none")
         if options and (self.verbalizer is not None or self.choices is not None):
@@ -172,6 +179,7 @@ class Task:
         return found
 
     def _words(self, engine: Engine, prompts: Sequence[str], on_done: Heard | None = None) -> Floats:
+        self._expect_soft(engine)
         words = self._verbalizer.every
         asked = [(prompt, word) for prompt in prompts for word in words]
         return logprobs(engine, asked, on_done=on_done).reshape(len(prompts), len(words))

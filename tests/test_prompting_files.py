@@ -118,7 +118,7 @@ def test_files_that_are_not_there_or_too_large(tmp_path: Path) -> None:
         promptsource(tmp_path / "none.yaml")
     with pytest.raises(FormatError, match="expected at most 1048576"):
         promptsource(written(tmp_path, "#" * (1 << 21)))
-    for text in ("template: 3", "template: '{\"soft\": \"x\"}'", "template: a\nverbalizer: [b]",
+    for text in ("template: 3", "template: '{\"soft\": \"x\", \"soft_id\": 1}'", "template: a\nverbalizer: [b]",
                  "template: a\nverbalizer: {b: [1], c: d}", "template: '{x y}'"):  # fmt: skip
         with pytest.raises(FormatError, match="templates.yaml"):
             openprompt(written(tmp_path, text))

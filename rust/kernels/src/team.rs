@@ -2,18 +2,18 @@
 //!
 //! A parallel region hands out chunks `0..n` from one counter; the caller works too. A chunk computes its part of the output
 //! whichever thread runs it, so results do not depend on the number of threads. Workers are started on first use, spin for
-//! some tens of microseconds between regions, then park. The caller closes a region as soon as no chunk is left and waits
-//! only for workers that entered it: one the system has not scheduled yet holds nobody up.
+//! some tens of microseconds between regions, then park. A region ends as soon as no chunk is left and none is held: a worker
+//! the system has not scheduled yet holds nobody up.
 //!
 //! A region entered from inside a region, or while another thread holds the team, runs on its own thread alone. After a
 //! `fork` the child builds its own team.
 
 use std::any::Any;
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
@@ -136,11 +136,69 @@ struct Job {
     level: Option<Level>,
 }
 
+/// All that threads say to each other in a region, in one cache line: taking it from another core costs more than anything else.
+#[repr(align(64))]
+struct Line {
+    /// `chunks nobody has taken << 32 | workers that hold one`. A worker enters by taking a chunk, in one step; between regions it
+    /// is 0.
+    state: AtomicU64,
+    /// Written while `state` is 0, read by those who hold a chunk.
+    job: UnsafeCell<Job>,
+}
+
+// SAFETY: `state` says who may touch the job, and the body it points to is `Sync`.
+unsafe impl Send for Line {}
+// SAFETY: as above.
+unsafe impl Sync for Line {}
+
+/// One chunk that nobody has taken.
+const CHUNK: u64 = 1 << 32;
+/// One worker.
+const WORKER: u64 = 1;
+
+impl Line {
+    fn new() -> Self {
+        const { assert!(size_of::<Self>() == 64) };
+        let nothing: &'static Body<'static> = &|_| ();
+        Self {
+            state: AtomicU64::new(0),
+            job: UnsafeCell::new(Job {
+                body: nothing,
+                chunks: 0,
+                level: None,
+            }),
+        }
+    }
+
+    /// Whether there is a chunk to take.
+    fn open(&self, order: Ordering) -> bool {
+        self.state.load(order) >= CHUNK
+    }
+
+    /// Takes a chunk, as so many workers more that `enter`; if there is none, so many `leave`. How many chunks were left.
+    fn take(&self, enter: u64, leave: u64) -> Option<usize> {
+        let mut state = self.state.load(Ordering::Relaxed);
+        loop {
+            let (new, left) = if state >= CHUNK {
+                (state - CHUNK + enter, Some((state / CHUNK) as usize))
+            } else if leave == 0 {
+                return None;
+            } else {
+                (state - leave, None)
+            };
+            let changed =
+                self.state
+                    .compare_exchange_weak(state, new, Ordering::AcqRel, Ordering::Relaxed);
+            match changed {
+                Ok(_) => return left,
+                Err(now) => state = now,
+            }
+        }
+    }
+}
+
 struct Team {
-    /// `generation << 32 | open << 31 | workers inside`.
-    gate: AtomicU64,
-    job: AtomicPtr<Job>,
-    next: AtomicUsize,
+    line: Line,
     busy: Mutex<()>,
     panic: Mutex<Option<Box<dyn Any + Send>>>,
     workers: OnceLock<Vec<Arc<Worker>>>,
@@ -151,9 +209,6 @@ struct Worker {
     thread: OnceLock<Thread>,
     parked: AtomicBool,
 }
-
-const OPEN: u64 = 1 << 31;
-const INSIDE_MASK: u64 = OPEN - 1;
 
 static SHARED: AtomicPtr<Team> = AtomicPtr::new(null_mut());
 
@@ -185,9 +240,7 @@ extern "C" fn forget() {
 impl Team {
     fn start(threads: usize) -> Arc<Self> {
         let team = Arc::new(Self {
-            gate: AtomicU64::new(0),
-            job: AtomicPtr::new(null_mut()),
-            next: AtomicUsize::new(0),
+            line: Line::new(),
             busy: Mutex::new(()),
             panic: Mutex::new(None),
             workers: OnceLock::new(),
@@ -225,26 +278,27 @@ impl Team {
     }
 
     fn region(&self, chunks: usize, body: &Body<'_>) {
-        let Ok(busy) = self.busy.try_lock() else {
+        let (Ok(busy), Ok(others)) = (self.busy.try_lock(), u32::try_from(chunks - 1)) else {
             (0..chunks).for_each(body);
             return;
         };
-        // SAFETY: only the lifetime is erased; the region is closed and left by all before `body` and `job` end.
+        // SAFETY: only the lifetime is erased; no chunk is left and none held when the region ends.
         let body = unsafe { std::mem::transmute::<&Body<'_>, &'static Body<'static>>(body) };
-        let mut job = Job {
+        let job = Job {
             body,
             chunks,
             level: simd::forced(),
         };
-        self.next.store(0, Ordering::Relaxed);
-        self.job.store(&raw mut job, Ordering::Relaxed);
-        let generation = (self.gate.load(Ordering::Relaxed) >> 32).wrapping_add(1) & 0xFFFF_FFFF;
-        self.gate.store(generation << 32 | OPEN, Ordering::SeqCst);
+        // SAFETY: this thread alone has the team, and no worker holds a chunk.
+        unsafe { *self.line.job.get() = job };
+        // The first chunk is the caller's.
+        self.line
+            .state
+            .store(u64::from(others) * CHUNK, Ordering::SeqCst);
         self.wake();
-        self.run(&job);
-        self.gate.fetch_and(!OPEN, Ordering::AcqRel);
+        self.run(chunks, 0);
         let mut spins = 0_u32;
-        while self.gate.load(Ordering::Acquire) & INSIDE_MASK != 0 {
+        while self.line.state.load(Ordering::Acquire) != 0 {
             spins += 1;
             if spins.is_multiple_of(4096) {
                 std::thread::yield_now();
@@ -263,47 +317,42 @@ impl Team {
         }
     }
 
-    /// Takes chunks until none is left. A panic empties the counter and is kept for the caller.
-    fn run(&self, job: &Job) {
-        // SAFETY: the caller of the region keeps the body alive until every thread has left.
-        let body = unsafe { &*job.body };
+    /// Works on a chunk that this thread has taken, when `left` were left, and on others until none is left: then a worker has
+    /// left the region. A panic leaves none and is kept for the caller, who is inside with `leave` 0.
+    fn run(&self, left: usize, leave: u64) {
+        // SAFETY: a chunk of the region is held, so the job and what it points to stay as they are.
+        let (body, chunks, level) = unsafe {
+            let job = &*self.line.job.get();
+            (&*job.body, job.chunks, job.level)
+        };
         INSIDE.set(true);
         let result = catch_unwind(AssertUnwindSafe(|| {
-            loop {
-                let chunk = self.next.fetch_add(1, Ordering::Relaxed);
-                if chunk >= job.chunks {
-                    break;
+            simd::with_forced(level, || {
+                let mut left = Some(left);
+                while let Some(more) = left {
+                    body(chunks - more);
+                    left = self.line.take(0, leave);
                 }
-                body(chunk);
-            }
+            });
         }));
         INSIDE.set(false);
         if let Err(payload) = result {
-            self.next.store(job.chunks, Ordering::Relaxed);
             self.panic
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
                 .get_or_insert(payload);
+            self.line.state.fetch_and(CHUNK - 1, Ordering::AcqRel);
+            self.line.state.fetch_sub(leave, Ordering::AcqRel);
         }
     }
 
     fn work(&self, me: &Worker) {
-        let mut done = 0;
         let mut idle_since = Instant::now();
         let mut spins = 0_u32;
         while !self.stopped.load(Ordering::Relaxed) {
-            let gate = self.gate.load(Ordering::Acquire);
-            if gate & OPEN != 0 && gate >> 32 != done {
-                if self
-                    .gate
-                    .compare_exchange(gate, gate + 1, Ordering::AcqRel, Ordering::Relaxed)
-                    .is_ok()
-                {
-                    done = gate >> 32;
-                    // SAFETY: the gate was open, so the job is alive until this thread has left.
-                    let job = unsafe { &*self.job.load(Ordering::Relaxed) };
-                    simd::with_forced(job.level, || self.run(job));
-                    self.gate.fetch_sub(1, Ordering::Release);
+            if self.line.open(Ordering::Relaxed) {
+                if let Some(left) = self.line.take(WORKER, 0) {
+                    self.run(left, WORKER);
                     idle_since = Instant::now();
                 }
                 continue;
@@ -314,9 +363,7 @@ impl Team {
                 continue;
             }
             me.parked.store(true, Ordering::SeqCst);
-            let gate = self.gate.load(Ordering::SeqCst);
-            let idle = gate & OPEN == 0 || gate >> 32 == done;
-            if idle && !self.stopped.load(Ordering::SeqCst) {
+            if !self.line.open(Ordering::SeqCst) && !self.stopped.load(Ordering::SeqCst) {
                 std::thread::park();
             }
             me.parked.store(false, Ordering::SeqCst);

@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 
-from lmrs import Engine, Tokenizer, _rs, models
+from lmrs import Engine, Tokenizer, _rs, delta, models
 from lmrs.batch import Batch, Ragged
 from lmrs.engine import Completion, KvDtype
 from lmrs.engine.plans import Plans
@@ -170,6 +170,18 @@ def test_pieces_are_the_text_in_whole_characters(smollm2: Engine) -> None:
     assert whole.text == smollm2.tokenizer.decode(whole.tokens, skip_special_tokens=True)
 
 
+def test_a_conversation_is_what_its_template_writes(smollm2: Engine) -> None:
+    turns = [[{"role": "user", "content": "Name a colour."}], [{"role": "user", "content": "Say hi."}]]
+    texts = [smollm2.tokenizer.apply_chat_template(each, add_generation_prompt=True) for each in turns]
+    ids = [smollm2.tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+    expected = smollm2.generate(ids, max_tokens=6)
+    assert all(map(same, smollm2.generate(turns, max_tokens=6), expected))
+    assert same(smollm2.generate(turns[0], max_tokens=6), expected[0])
+    assert "".join(smollm2.stream(turns[1], max_tokens=6)) == expected[1].text
+    with pytest.raises(InputError, match="tokenizer"):
+        bare("llama").generate(turns[0])
+
+
 def test_stop_strings_and_ends(smollm2: Engine) -> None:
     free = smollm2.generate("Once upon a time", max_tokens=32)
     assert "metropolis" in free.text
@@ -243,6 +255,7 @@ def test_pooling(kind: Any) -> None:
         ([1, 2**40], {}, r"prompt\[1\] is 1099511627776"),
         ([1] * 65, {}, "length of prompt is 65, expected at most the model's context, 64 tokens"),
         ([[1], 2.5], {}, r"item 1 is 2.5"),
+        (None, {}, "None is neither a text nor token ids"),
         ([1], {"max_tokens": 0}, "max_tokens is 0"),
         ([1], {"max_tokens": 2**70}, "max_tokens is"),
         ([1], {"max_tokens": 2.0}, "max_tokens is 2.0"),
@@ -316,6 +329,14 @@ print(engine.generate("Once", max_tokens=3).finish_reason)
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.split() == ["interrupted", "length"]
+
+
+def test_what_it_says_of_itself() -> None:
+    engine = bare("llama")
+    count = sum(parameter.size for parameter in engine.model.named_parameters().values())
+    engine.load_delta("poet", delta.LoRA(rank=2)(engine.model))
+    assert repr(engine) == f"<Engine of <llama of {count:,} parameters> as f32 with poet>"
+    assert repr(delta.BitFit()(engine.model)).endswith(" parameters, BitFit(seed=0, modules='*', add=True)>")
 
 
 def test_token_ids_need_no_tokenizer() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lmrs import align, delta, eval, prompting, scaling, train
-    from lmrs.engine import Completion, Engine, Grammar
+    from lmrs.engine import Completion, Engine, Grammar, SentenceEncoder
     from lmrs.errors import (
         ConfigError,
         Error,
@@ -46,6 +46,7 @@ __all__ = [
     "InternalError",
     "MissingFileError",
     "Score",
+    "SentenceEncoder",
     "ShapeError",
     "Tokenizer",
     "TokenizerError",
@@ -66,6 +67,7 @@ _HOME = {
     "Encoding": "lmrs.tokenizer",
     "Engine": "lmrs.engine",
     "Grammar": "lmrs.engine",
+    "SentenceEncoder": "lmrs.engine",
     "Score": "lmrs.eval",
     "Tokenizer": "lmrs.tokenizer",
     "load": "lmrs.models",

@@ -39,13 +39,11 @@ def chat(
         if not line.strip():
             continue
         messages.append({"role": "user", "content": line.rstrip("\n")})
-        text = engine.tokenizer.apply_chat_template(messages, add_generation_prompt=True)
-        prompt = engine.tokenizer.encode(text, add_special_tokens=False).ids
         if as_json:
-            completion = engine.generate(prompt, **how)
+            completion = engine.generate(messages, **how)
             print_json(completion)
         else:
-            completion = show(engine.stream(prompt, **how))
+            completion = show(engine.stream(messages, **how))
         messages.append({"role": "assistant", "content": completion.text})
 
 

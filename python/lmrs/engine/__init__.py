@@ -11,6 +11,7 @@ from lmrs.engine.memory import Memory
 from lmrs.engine.options import Options, Reading, Writing
 from lmrs.engine.plans import DType, KvDtype
 from lmrs.engine.reply import AsyncReply, Reply
+from lmrs.engine.sentences import SentenceEncoder
 
 __all__ = [
     "CACHE_BYTES",
@@ -27,6 +28,7 @@ __all__ = [
     "Options",
     "Reading",
     "Reply",
+    "SentenceEncoder",
     "Token",
     "Writing",
 ]

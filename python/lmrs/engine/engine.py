@@ -18,7 +18,7 @@ from lmrs.engine.loop import Load, Loop
 from lmrs.engine.memory import Memory, memory
 from lmrs.engine.options import Ids, Options, Reading, chosen
 from lmrs.engine.plans import DType, KvDtype, Plans
-from lmrs.engine.prompts import listed
+from lmrs.engine.prompts import Prompt, Prompts, ids_of, listed, prompts_of
 from lmrs.engine.reply import AsyncReply, Reply
 from lmrs.errors import InputError
 from lmrs.eval.continuations import Continuation
@@ -92,6 +92,10 @@ class Engine:
         self._running: Loop | None = None
         self._starting = threading.Lock()
 
+    def __repr__(self) -> str:
+        loaded = f" with {', '.join(self._deltas)}" if self._deltas else ""
+        return f"<Engine of {self.model!r} as {self.dtype}{loaded}>"
+
     def __enter__(self) -> "Engine":
         return self
 
@@ -151,18 +155,18 @@ class Engine:
     # --- generation ---
 
     @overload
-    def generate(self, prompt: str | Ids, **options: Unpack[Options]) -> Completion: ...
+    def generate(self, prompt: Prompt, **options: Unpack[Options]) -> Completion: ...
     @overload
-    def generate(self, prompt: list[str] | list[list[int]], **options: Unpack[Options]) -> list[Completion]: ...
-    def generate(
-        self, prompt: str | Ids | list[str] | list[list[int]], **options: Unpack[Options]
-    ) -> Completion | list[Completion]:
-        """The continuation of a prompt, a text or token ids; a list of prompts gives a list. See :class:`Options`.
+    def generate(self, prompt: Prompts, **options: Unpack[Options]) -> list[Completion]: ...
+    def generate(self, prompt: Prompt | Prompts, **options: Unpack[Options]) -> Completion | list[Completion]:
+        """The continuation of a prompt; a list of prompts gives a list. See :class:`Options`.
 
-        An encoder-decoder answers the prompt instead. Raises InputError for an empty prompt, one longer than the
-        context, an id out of range, or an option out of range; ConfigError if the model does not generate.
+        A prompt is a text, token ids, or a conversation, ``[{"role": "user", "content": "Hi"}, …]``, which the model's
+        chat template writes and the assistant's next turn continues. An encoder-decoder answers the prompt instead.
+        Raises InputError for an empty prompt, one longer than the context, an id out of range, or an option out of
+        range; TokenizerError for a conversation that the template refuses; ConfigError if the model does not generate.
         """
-        prompts, many = listed(prompt)
+        prompts, many = prompts_of(prompt)
         replies: list[Reply] = []
         try:
             for at, item in enumerate(prompts):
@@ -173,7 +177,7 @@ class Engine:
                 reply.cancel()
         return completions if many else completions[0]
 
-    def stream(self, prompt: str | Ids, **options: Unpack[Options]) -> Generator[str, None, Completion]:
+    def stream(self, prompt: Prompt, **options: Unpack[Options]) -> Generator[str, None, Completion]:
         """The text of :meth:`generate`, piece by piece, never half a character. Returns the Completion."""
         with self.submit(prompt, **options) as reply:
             for token in reply:
@@ -181,11 +185,11 @@ class Engine:
                     yield token.text
             return reply.result()
 
-    def submit(self, prompt: str | Ids, **options: Unpack[Options]) -> Reply:
+    def submit(self, prompt: Prompt, **options: Unpack[Options]) -> Reply:
         """Start a completion and return at once. Options and errors are those of :meth:`generate`."""
         return self._submit(prompt, Reply(), options)
 
-    def asubmit(self, prompt: str | Ids, **options: Unpack[Options]) -> AsyncReply:
+    def asubmit(self, prompt: Prompt, **options: Unpack[Options]) -> AsyncReply:
         """:meth:`submit` for a coroutine: what it returns is read with ``await`` and ``async for``."""
         return self._submit(prompt, AsyncReply(), options)
 
@@ -199,7 +203,7 @@ class Engine:
         """What the engine is generating now."""
         return Load() if self._running is None else self._running.load
 
-    def _submit(self, prompt: str | Ids, reply: R, options: Options, *, at: int = 0) -> R:
+    def _submit(self, prompt: Prompt, reply: R, options: Options, *, at: int = 0) -> R:
         generator = self._plans(options.get("delta")).generator(self._native)
         request = chosen(options, at=at, eos=self._eos, encode=self._bare)
         if request["grammar"] is not None:
@@ -209,9 +213,10 @@ class Engine:
             request["negative_prompt"] = self.tokenizer.encode(negative).ids
         drafts = request["draft_tokens"] and self._draft is not None
         request["drafter"] = self._drafter if drafts else None
-        ids = self.tokenizer.encode(prompt).ids if isinstance(prompt, str) else list(prompt)
         loop = self._loop
-        number = loop.submit(generator, {"prompt": ids, **request}, options.get("timeout"), reply.sink)
+        number = loop.submit(
+            generator, {"prompt": ids_of(prompt, lambda: self.tokenizer), **request}, options.get("timeout"), reply.sink
+        )
         reply.cancel = lambda: loop.cancel(number)
         return reply
 
@@ -359,11 +364,15 @@ class Engine:
         vectors: npt.NDArray[np.float32] = _rs.embed(plan, pieces, normalize=unit, **plans.bounds).numpy()
         return vectors
 
+    @property
+    def longest(self) -> int | None:
+        """The most tokens of a text that is embedded: the context, or less if the checkpoint's directory says so."""
+        limits = (self.config.context, self._sentence.max_length if self._sentence else None)
+        return min((limit for limit in limits if limit is not None), default=None)
+
     def pieces(self, texts: Sequence[str | Ids], *, truncate: bool = False) -> list[tuple[list[int], list[int]]]:
         """The ids and segments of each text, as :meth:`embed` reads them. Raises InputError for one too long."""
-        said = self._sentence
-        limits = [limit for limit in (self.config.context, said.max_length if said else None) if limit is not None]
-        most = min(limits) if limits else None
+        most = self.longest
         written = [text for text in texts if isinstance(text, str)]
         encodings = iter(self._encoded(written, "embed", max_length=most if truncate else None) if written else ())
         rows: list[tuple[list[int], list[int]]] = []

@@ -27,7 +27,7 @@ TOGETHER = 32
 
 
 def perplexity(
-    model: "LanguageModel",
+    model: "LanguageModel | Engine",
     texts: str | Sequence[str],
     *,
     tokenizer: "Tokenizer | None" = None,
@@ -35,7 +35,7 @@ def perplexity(
     window: int | None = None,
     stride: int | None = None,
 ) -> Score:
-    """One :class:`Score` for all ``texts`` together, each scored on its own.
+    """One :class:`Score` for all ``texts`` together, each scored on its own; an engine scores in its own ``dtype``.
 
     The options are those of :meth:`lmrs.Engine.score`. Raises InputError if there is no text or one is empty.
     """
@@ -45,7 +45,8 @@ def perplexity(
     many = [texts] if isinstance(texts, str) else list(texts)
     if not many:
         raise InputError("there is no text to score")
-    return total(Engine(model, tokenizer=tokenizer).score(many, protocol=protocol, window=window, stride=stride))
+    engine = model if isinstance(model, Engine) else Engine(model, tokenizer=tokenizer)
+    return total(engine.score(many, protocol=protocol, window=window, stride=stride))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,11 @@ class LanguageModel(Module):
     head: Head
     source: Path | None = None
 
+    def __repr__(self) -> str:
+        count = sum(parameter.size for parameter in self.named_parameters().values())
+        on_it = "".join(f", {method}" for method in getattr(self, "deltas", ()))
+        return f"<{self.config.family} of {count:,} parameters{on_it}>"
+
     def sources(self) -> Sources:
         """Where each parameter is in a checkpoint of this family, under the names transformers writes today."""
         return family(self.config.family).weights(self.config)

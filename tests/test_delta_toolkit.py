@@ -354,3 +354,24 @@ def test_the_command_line(tmp_path: Path) -> None:
     refused = run("delta", "merge", model, tmp_path / "prefix", "--out", tmp_path / "no", status=1)
     assert "cannot be merged" in refused.output
     assert not (tmp_path / "no").exists()
+
+
+def test_what_is_merged_is_whole(minilm_dir: Path, tmp_path: Path) -> None:
+    """Its words, and how its sentences are pooled, go with it; so does where texts end."""
+    model: Any = models.load(minilm_dir)
+    tuned = delta.LoRA(rank=2)(model)
+    draw = np.random.default_rng(1)
+    for parameter in tuned.named_parameters().values():
+        if parameter.trainable:
+            parameter.data = native.array(draw.normal(0, 0.05, parameter.shape).astype(np.float32)).tensor
+    delta.save(tuned, tmp_path / "one")
+    for _ in range(2):  # what is there is replaced
+        run("delta", "merge", minilm_dir, tmp_path / "one", "-o", tmp_path / "merged")
+    texts = ["A cat sat.", "long " * 300]
+    merged = lmrs.SentenceEncoder(tmp_path / "merged")
+    expected = lmrs.Engine(tuned).embed(texts, truncate=True)
+    np.testing.assert_allclose(merged.encode(texts), expected, rtol=0, atol=1e-5)
+    assert merged.max_seq_length == 256
+    models.save(models.load(FIXTURES / "models" / "gpt2"), tmp_path / "again")
+    name = "generation_config.json"
+    assert (tmp_path / "again" / name).read_bytes() == (FIXTURES / "models" / "gpt2" / name).read_bytes()

@@ -127,8 +127,7 @@ def task(
     objective = objectives[family]
 
     def write(directory: Path) -> None:
-        save(_fetched(model, device), directory)
-        tokenizer.save(directory)
+        save(_fetched(model, device), directory, tokenizer=tokenizer)
 
     return Task(model, objective(model, train, **options), objective(model, held_out, **options), write)
 

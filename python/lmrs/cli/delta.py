@@ -14,6 +14,7 @@ from lmrs.delta import show as shown
 from lmrs.delta.own import settings_of
 from lmrs.errors import InputError
 from lmrs.files import read_json
+from lmrs.models.beside import find_tokenizer
 from lmrs.models.checkpoint import save as save_model
 from lmrs.terminal import waiting
 
@@ -59,11 +60,13 @@ def show(*, model: Path, directory: Path, html: Path | None, as_json: bool) -> N
 def merge(*, model: Path, directory: Path, out: Path, as_json: bool) -> None:
     """Write MODEL with the delta in DIRECTORY merged into its weights, as a checkpoint that transformers reads.
 
-    Prints the largest error of a merged weight against the delta, as float32 and as bfloat16 would store it.
+    MODEL's tokenizer goes with it. Prints the largest error of a merged weight against the delta, as float32 and as
+    bfloat16 would store it.
     """
     with waiting(f"merging {directory.name}"):
-        tuned = lmrs.delta.load(lmrs.load(model), directory)
-        save_model(lmrs.delta.merge(tuned), out)
+        base = lmrs.load(model)
+        tuned = lmrs.delta.load(base, directory)
+        save_model(lmrs.delta.merge(tuned), out, tokenizer=find_tokenizer(base))
         errors = {dtype: max(merge_errors(tuned, dtype=dtype).values()) for dtype in ("float32", "bfloat16")}
     if as_json:
         print_json({"out": out, "errors": errors})

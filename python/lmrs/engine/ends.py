@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from lmrs.errors import ConfigError
+from lmrs.models.beside import companions
 from lmrs.models.model import LanguageModel
 
 
@@ -22,8 +22,8 @@ def special(model: LanguageModel, name: str) -> list[int]:
 
 def _fields(model: LanguageModel) -> Mapping[str, Any]:
     """The checkpoint's config, overlaid by its generation_config.json."""
-    beside = None if model.source is None else Path(model.source) / "generation_config.json"
-    if beside is None or not beside.is_file():
+    beside = companions(model).get("generation_config.json")
+    if beside is None:
         return model.metadata
     try:
         overlay = json.loads(beside.read_text(encoding="utf-8"))

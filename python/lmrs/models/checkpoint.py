@@ -1,6 +1,7 @@
 """From a checkpoint to a model and back, for every family; a family page only says where its numbers are."""
 
 import os
+import shutil
 from collections.abc import Collection
 from pathlib import Path
 from typing import Literal
@@ -9,9 +10,11 @@ from lmrs.backend import native
 from lmrs.errors import ConfigError, InputError
 from lmrs.files import replaced_directory, write_json
 from lmrs.initialise import place_constants
+from lmrs.models.beside import companions
 from lmrs.models.family import family
 from lmrs.models.model import Config, LanguageModel
 from lmrs.models.source import Sources, by_tensor, stored_shape, written
+from lmrs.tokenizer import Tokenizer
 from lmrs.weights import Checkpoint, open_checkpoint, write_safetensors
 
 # Fields that an older transformers wrote and that would contradict what is written now.
@@ -54,11 +57,13 @@ def inspect(path: str | os.PathLike[str]) -> tuple[LanguageModel, Checkpoint, li
     return model, checkpoint, problems
 
 
-def save(model: LanguageModel, path: str | os.PathLike[str]) -> None:
+def save(model: LanguageModel, path: str | os.PathLike[str], *, tokenizer: Tokenizer | None = None) -> None:
     """Write ``model`` as a directory that transformers reads, ``config.json`` and ``model.safetensors``, whole or not.
 
-    Raises ConfigError if the model carries deltas, which are merged or saved on their own, and InputError if a
-    parameter is not native (see :func:`lmrs.backend.torch.fetch`) or the directory holds other files.
+    With them go the ``tokenizer``, if there is one, and what the checkpoint it came from says of its use
+    (:data:`lmrs.models.beside.COMPANIONS`). Raises ConfigError if the model carries deltas, which are merged or saved
+    on their own, InputError if a parameter is not native (see :func:`lmrs.backend.torch.fetch`) or the directory holds
+    other files, and TokenizerError for a tokenizer that cannot be saved.
     """
     parameters = model.named_parameters()
     sources = model.sources()
@@ -75,9 +80,18 @@ def save(model: LanguageModel, path: str | os.PathLike[str]) -> None:
             tensors[name] = native.array(whole).tensor
     kept = {name: value for name, value in model.metadata.items() if name not in _REPLACED}
     config = kept | model.config.to_dict() | {"dtype": next(iter(tensors.values())).dtype}
-    with replaced_directory(Path(path), names=("config.json", "model.safetensors")) as directory:
+    beside = companions(model)
+    names = {"config.json", "model.safetensors", *(Path(name).parts[0] for name in beside)}
+    if tokenizer is not None:
+        names |= {"tokenizer.json", "tokenizer_config.json"}
+    with replaced_directory(Path(path), names=names) as directory:
         write_safetensors(directory / "model.safetensors", tensors, metadata={"format": "pt"})
         write_json(directory / "config.json", config)
+        for name, file in beside.items():
+            (directory / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(file, directory / name)
+        if tokenizer is not None:
+            tokenizer.save(directory)
 
 
 def _plan(checkpoint: Checkpoint) -> tuple[LanguageModel, Sources, list[str]]:

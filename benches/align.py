@@ -1,4 +1,4 @@
-"""Steps of alignment beside a bare loop of transformers and PEFT: `python benches/align.py`, about four minutes.
+"""Steps of alignment beside a bare loop of transformers and PEFT: `python benches/align.py`.
 
 GPT-2 small with random weights, LoRA of rank 8 on the attention, float32, the same threads. Each library has a process
 of its own, and they take turns step by step, so that a busy moment of the machine falls on both; each warms up on a few

@@ -261,7 +261,6 @@ def score(
     *,
     vocabulary: int,
     context: int | None = None,
-    shared: bool = False,
 ) -> list[npt.NDArray[np.float32]]: ...
 def embed(
     plan: Plan,

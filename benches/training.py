@@ -53,10 +53,10 @@ class Job:
         return self.runners[1]
 
 
-TORCH = ("lmrs f32", "torch f32", "torch.compile f32", "torch bf16 autocast")
+TORCH = ("lmrs f32", "torch f32", "torch.compile f32", "lmrs bf16", "torch bf16 autocast")
 JOBS = (
     Job("gpt2", f"GPT-2 small, full, {SEQUENCES} × {TOKENS}", TORCH),
-    Job("lora", f"GPT-2 small, LoRA r = {RANK} on q, k, v", ("lmrs f32", "PEFT f32", "PEFT bf16")),
+    Job("lora", f"GPT-2 small, LoRA r = {RANK} on q, k, v", ("lmrs f32", "PEFT f32", "lmrs bf16", "PEFT bf16")),
     Job("bert", f"BERT-base, masked tokens, {SEQUENCES} × {TOKENS}", TORCH),
     Job("lstm", f"LSTM {LSTM_CELLS} → {LSTM_OUTPUT}, {LSTM_LAYERS} layers", ("lmrs f32", "torch f32")),
 )
@@ -97,7 +97,7 @@ def lstm_input() -> np.ndarray:
     return np.random.default_rng(2).standard_normal((SEQUENCES, TOKENS, LSTM_INPUT)).astype(np.float32)
 
 
-def ours(job: str, turn: Turn, steps: int) -> None:
+def ours(job: str, dtype: Any, turn: Turn, steps: int) -> None:
     """Train with lmrs; `turn` hears the loss of every step and comes back when the next is wanted."""
     import lmrs
     from lmrs.backend import native
@@ -121,6 +121,7 @@ def ours(job: str, turn: Turn, steps: int) -> None:
         optimiser=AdamW(learning_rate=RATE),
         schedule=lambda _done, _steps: 1.0,
         clip=None,
+        dtype=dtype,
         on_step=lambda step: turn(step.loss),
     )
     return None
@@ -255,7 +256,7 @@ def serve(pipe: Connection, job: str, runner: str, steps: int) -> None:
 
     try:
         if runner.startswith("lmrs"):
-            ours(job, turn, steps)
+            ours(job, runner.removeprefix("lmrs "), turn, steps)
         else:
             theirs(job, runner, turn, steps)
     except Exception:
@@ -301,13 +302,14 @@ def measure(job: Job, runners: list[str], rounds: int, threads: int) -> list[dic
 
 
 def show(console: Console, job: Job, rows: list[dict[str, Any]]) -> None:
-    """One table: a row for each runner, and how lmrs stands to it."""
+    """One table: a row for each runner, and how lmrs in the same numbers stands to it."""
     table = Table(title=job.what, title_justify="left", expand=False)
     table.add_column("runner", no_wrap=True)
     for column in ("ms a step", "CPU ms", "tokens/s", "MB", "lmrs is faster by", "in CPU time", "takes of its MB"):
         table.add_column(column, justify="right")
-    mine = next((row for row in rows if row["runner"].startswith("lmrs")), None)
     for row in rows:
+        dtype = "bf16" if "bf16" in row["runner"] else "f32"
+        mine = next((other for other in rows if other["runner"] == f"lmrs {dtype}"), None)
         seconds, busy = statistics.median(row["seconds"]), statistics.median(row["cpu"])
         cells = [
             f"{1e3 * seconds:,.0f}",

@@ -334,6 +334,27 @@ def test_a_gradient_does_not_depend_on_which_others_are_wanted(case: Case) -> No
         assert np.array_equal(grad, everything[wanted]), f"operand {wanted}"
 
 
+def computed(case: Case, wanted: list[int], spares: _rs.Spares) -> list[bytes]:
+    """An op's output and its gradients for the ``wanted`` operands, in float32, in the memory of ``spares``."""
+    values = [None if x is None else native.array(x) for x in case.cast(np.float32)]
+    outputs: list[native.Array] = []
+
+    def loss() -> native.Array:
+        outputs.append(case.call(*values))
+        return ops.sum(ops.mul(outputs[0], native.array(weights_of(outputs[0].numpy()))))
+
+    with native.reusing(spares):
+        _, grads = native.differentiate(loss, [value for i in wanted if (value := values[i]) is not None])
+    return [x.numpy().tobytes() for x in (*outputs, *grads) if x is not None]
+
+
+@over_all_ops
+def test_an_op_writes_the_whole_of_what_it_gives(case: Case) -> None:
+    """Values take the memory of earlier ones as it is."""
+    for wanted in ([], case.variables(), *([i] for i in case.variables())):
+        assert computed(case, wanted, _rs.Spares.poisoned()) == computed(case, wanted, _rs.Spares()), wanted
+
+
 def torch_gradients(case: Case, operands: list[Array | None], weights: Array) -> tuple[Array, list[Array]]:
     values = [None if x is None else torch.from_numpy(x.copy()) for x in operands]
     variables = [values[i].requires_grad_() for i in case.variables()]

@@ -52,6 +52,24 @@ def test_fifty_steps_on_both_backends(family: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("family", ["gpt2", "bert", "t5"])
+def test_fifty_steps_in_bfloat16(family: str) -> None:
+    """Within one part in a hundred of float32 and of torch under autocast."""
+    built, objective = made(family)
+    model = models.initialise(built, seed=1)
+    settings: dict[str, Any] = {"steps": 50, "batch_tokens": 120, "schedule": train.Cosine(warmup=5)}
+    settings["optimiser"] = train.AdamW(learning_rate=2e-3, weight_decay=0.01)
+    copy = models.initialise(made(family)[0], seed=1)
+    theirs = train.fit(objective(torch_backend.place(model)), **settings, dtype="bf16").losses
+    wide = train.fit(objective(copy), **settings).losses
+    ours = train.fit(objective(model), **settings, dtype="bf16").losses
+    assert np.mean(ours[-5:]) < np.mean(ours[:5]) - 0.3
+    assert ours != wide
+    assert ours == pytest.approx(wide, rel=0.01)
+    assert ours == pytest.approx(theirs, rel=0.01)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["t5", "elmo"])
 def test_the_first_losses_are_those_of_the_peer(family: str) -> None:
     """T5 beside transformers, ELMo beside plain torch: weights, examples, AdamW, clipping and cosine are the same."""

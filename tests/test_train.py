@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lmrs
-from lmrs import delta, models, train
+from lmrs import _rs, delta, models, train
 from lmrs.backend import native
 from lmrs.backend import torch as torch_backend
 from lmrs.errors import ConfigError, FileError, FormatError, InputError
@@ -295,6 +295,17 @@ def test_threads_change_nothing() -> None:
         environment = {**os.environ, "LMRS_NUM_THREADS": threads}
         answers.add(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
     assert len(answers) == 1
+
+
+@pytest.mark.parametrize("made", [lora, base])
+def test_a_run_writes_the_memory_it_reads(made: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, other, reusing = made("gpt2"), made("gpt2"), native.reusing
+    options: dict[str, Any] = {"steps": 3, "batch_tokens": 200}
+    expected = facts(run(model, **options))
+    monkeypatch.setattr(native, "reusing", lambda: reusing(_rs.Spares.poisoned()))
+    assert facts(run(other, **options)) == expected
+    for path, values in weights(model).items():
+        assert np.array_equal(values, weights(other)[path]), path
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:

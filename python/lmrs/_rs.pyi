@@ -57,7 +57,9 @@ def save_safetensors(path: str | PathLike[str], tensors: Mapping[str, Tensor], m
 
 _Streams = Sequence[tuple[str, Sequence[int]]]
 
-def apply(op: str, attributes: str, inputs: Sequence[Tensor | None], streams: _Streams) -> Tensor: ...
+def apply(
+    op: str, attributes: str, inputs: Sequence[Tensor | None], streams: _Streams, *, compute: str = "f32"
+) -> Tensor: ...
 def op_names() -> list[str]: ...
 
 @final
@@ -82,13 +84,20 @@ class Program:
 @final
 class Spares:
     def __new__(cls) -> Spares: ...
+    @staticmethod
+    def poisoned() -> Spares: ...
     @property
     def made(self) -> int: ...
 
 @final
 class Tape:
     def __new__(
-        cls, trainable: Sequence[Tensor], *, randomness: tuple[int, int] | None = None, spares: Spares | None = None
+        cls,
+        trainable: Sequence[Tensor],
+        *,
+        randomness: tuple[int, int] | None = None,
+        compute: str = "f32",
+        spares: Spares | None = None,
     ) -> Tape: ...
     def apply(self, op: str, attributes: str, inputs: Sequence[Tensor | None], streams: _Streams) -> Tensor: ...
     def backward(self, loss: Tensor, wrt: Sequence[Tensor]) -> list[Tensor | None]: ...
@@ -261,6 +270,7 @@ def score(
     *,
     vocabulary: int,
     context: int | None = None,
+    shared: bool = False,
 ) -> list[npt.NDArray[np.float32]]: ...
 def embed(
     plan: Plan,

@@ -20,6 +20,7 @@ Gradients = dict[str, _rs.Tensor]
 
 _TAPE: ContextVar[_rs.Tape | None] = ContextVar("tape", default=None)
 _SPARES: ContextVar[_rs.Spares | None] = ContextVar("spares", default=None)
+_COMPUTE: ContextVar[Dtype] = ContextVar("compute", default="f32")
 
 
 class Array:
@@ -81,8 +82,9 @@ def _apply(name: str, inputs: tuple[Any, ...], attributes: dict[str, Any], strea
     tensors = [_tensor(operand) for operand in inputs]
     starts = [(stream.name, stream.starts.tolist()) for stream in streams if stream.starts is not None]
     tape = _TAPE.get()
-    apply = _rs.apply if tape is None else tape.apply
-    return Array(apply(name, json.dumps(attributes), tensors, starts))
+    if tape is not None:
+        return Array(tape.apply(name, json.dumps(attributes), tensors, starts))
+    return Array(_rs.apply(name, json.dumps(attributes), tensors, starts, compute=_COMPUTE.get()))
 
 
 ops.register(Array, _apply)
@@ -90,12 +92,13 @@ ops.register_weights(_rs.Tensor, _apply)
 
 
 @contextmanager
-def _taping(tape: _rs.Tape) -> Iterator[None]:
-    token = _TAPE.set(tape)
+def _taping(tape: _rs.Tape, dtype: Dtype) -> Iterator[None]:
+    token, computed = _TAPE.set(tape), _COMPUTE.set(dtype)
     try:
         yield
     finally:
         _TAPE.reset(token)
+        _COMPUTE.reset(computed)
 
 
 @contextmanager
@@ -109,9 +112,9 @@ def still() -> Iterator[None]:
 
 
 @contextmanager
-def reusing() -> Iterator[None]:
-    """While this holds, what one gradient and update leave of their memory is used by the next."""
-    token = _SPARES.set(_rs.Spares())
+def reusing(spares: _rs.Spares | None = None) -> Iterator[None]:
+    """While this holds, gradients and updates take their memory from ``spares``, and leave it there for the next."""
+    token = _SPARES.set(_rs.Spares() if spares is None else spares)
     try:
         yield
     finally:
@@ -119,15 +122,19 @@ def reusing() -> Iterator[None]:
 
 
 def differentiate(
-    loss: Callable[[], Array], of: Sequence[Array], *, randomness: tuple[int, int] | None = None
+    loss: Callable[[], Array],
+    of: Sequence[Array],
+    *,
+    randomness: tuple[int, int] | None = None,
+    dtype: Dtype = "f32",
 ) -> tuple[Array, list[Array | None]]:
     """The scalar ``loss()`` and its gradient with respect to each value in ``of``; None where there is none.
 
-    ``randomness`` is ``(seed, step)`` for dropout; without it dropout does nothing. Raises ShapeError if the loss is
-    not a scalar.
+    ``randomness`` is ``(seed, step)`` for dropout; without it dropout does nothing. ``dtype`` is that of products, see
+    :func:`value_and_grad`. Raises ShapeError if the loss is not a scalar, InputError for ``bf16`` with 64-bit arrays.
     """
-    tape = _rs.Tape([value.tensor for value in of], randomness=randomness, spares=_SPARES.get())
-    with _taping(tape):
+    tape = _rs.Tape([value.tensor for value in of], randomness=randomness, compute=dtype, spares=_SPARES.get())
+    with _taping(tape, dtype):
         value = loss()
     grads = tape.backward(value.tensor, [value.tensor for value in of])
     return value, [None if grad is None else Array(grad) for grad in grads]
@@ -154,13 +161,18 @@ def value_and_grad(
 
     ``loss`` calls the model and returns a scalar ``[1, 1]``. The gradients have the parameters' shapes and dtypes and
     come by path; a parameter the loss does not depend on is left out. ``randomness`` and errors are those of
-    :func:`differentiate`; InputError if a parameter is not loaded, or for a ``dtype`` other than ``f32``.
+    :func:`differentiate`; InputError if a parameter is not loaded.
+
+    With ``dtype`` ``bf16`` the products of ``linear``, ``low_rank``, ``cross_entropy`` and ``token_logprob``, forward
+    and on the way back, take operands rounded to bfloat16 (to nearest, ties to even) and sum in float32 in a fixed
+    order, so each is within 2⁻⁷ of the sum of its terms' magnitudes. Nothing else is rounded: weights, values between
+    ops, gradients, norms, attention, recurrences, softmax and losses are float32. The bits depend on the instruction
+    set, since AVX512-BF16 adds two terms at a time and takes subnormal numbers as 0, and on nothing else: neither on
+    threads nor, for a row of a product, on the rows beside it.
     """
-    if dtype != "f32":
-        raise InputError(f"dtype is {dtype!r}: the native backend trains in f32, torch also in bf16")
     trainable = {path: p for path, p in model.named_parameters().items() if p.trainable}
     tensors = [tensor for p in trainable.values() if (tensor := _tensor(p)) is not None]
-    value, grads = differentiate(loss, [Array(tensor) for tensor in tensors], randomness=randomness)
+    value, grads = differentiate(loss, [Array(tensor) for tensor in tensors], randomness=randomness, dtype=dtype)
     return value.item(), {path: grad.tensor for path, grad in zip(trainable, grads, strict=True) if grad is not None}
 
 

@@ -13,6 +13,7 @@ from lmrs.align.logprobs import backend_of, measured
 from lmrs.align.preferences import objects
 from lmrs.align.rollout import rollout, scored
 from lmrs.align.sft import completion, instructions
+from lmrs.batch import Dtype
 from lmrs.cli import options
 from lmrs.cli.as_json import print_json
 from lmrs.cli.methods import NAMES, method
@@ -80,6 +81,7 @@ ONLINE = ("ppo", "grpo", "rloo")
 )
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A setting of the delta; repeatable.")
 @click.option("--checkpoints", type=click.Path(path_type=Path), help="Directory to save the run in, to resume it.")
+@options.products
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same delta, bit for bit.")
 @options.as_json
 def align(
@@ -94,6 +96,7 @@ def align(
     name: str,
     settings: tuple[str, ...],
     checkpoints: Path | None,
+    dtype: Dtype,
     seed: int,
     as_json: bool,
     **given: Any,
@@ -109,6 +112,10 @@ def align(
     With --json: {"out", "algorithm", "steps", "metrics"}, metrics by TRL's names, an object a step, and with --held-out
     also "held_out": {"before": metrics, "after": metrics}.
     """
+    if algorithm in ONLINE and dtype != "f32":
+        raise click.UsageError(
+            f"--dtype {dtype} is not for {algorithm}: its updates compute what the engine does, in f32"
+        )
     with waiting(f"loading {model.name}"):
         base = lmrs.load(model)
         tuned = method(name, settings, seed=seed)(base)
@@ -157,6 +164,7 @@ def align(
                 batch_tokens=given["batch_tokens"],
                 optimiser=AdamW(learning_rate=rate),
                 schedule=Cosine(warmup=min(steps // 10, 20)),
+                dtype=dtype,
                 on_step=stepped,
                 save_every=20,
                 **running,

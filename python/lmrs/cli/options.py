@@ -7,6 +7,7 @@ from typing import TypeVar, get_args
 
 import click
 
+from lmrs.batch import Dtype
 from lmrs.engine import DType
 
 F = TypeVar("F", bound=Callable[..., object])
@@ -27,6 +28,14 @@ dtype = click.option(
     default="f32",
     show_default=True,
     help="How the weights of linear layers are held; fewer bits are faster and less exact.",
+)
+
+products = click.option(
+    "--dtype",
+    type=click.Choice(get_args(Dtype)),
+    default="f32",
+    show_default=True,
+    help="What products are computed in while training; weights stay f32.",
 )
 
 

@@ -39,7 +39,7 @@ Examples:
 @click.option("--batch-tokens", default=2048, show_default=True, help="Tokens in a step.")
 @click.option("--rate", default=2e-3, show_default=True, help="Peak learning rate of AdamW, before a cosine.")
 @click.option("--device", help="cpu or cuda: train by torch there [default: by lmrs on the CPU]")
-@click.option("--dtype", type=click.Choice(get_args(Dtype)), default="f32", show_default=True, help="Of products.")
+@options.products
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same model, bit for bit.")
 @click.option("--checkpoints", type=click.Path(path_type=Path), help="Directory to save the run in as it goes.")
 @click.option("--save-every", default=100, show_default=True, help="Steps between saves.")

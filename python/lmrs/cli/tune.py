@@ -11,6 +11,7 @@ import lmrs
 from lmrs import align
 from lmrs.align.generalise import Tasks
 from lmrs.align.sft import Conversation
+from lmrs.batch import Dtype
 from lmrs.cli import options
 from lmrs.cli.as_json import print_json
 from lmrs.cli.methods import NAMES, method, objective_and_hook
@@ -50,6 +51,7 @@ Examples:
 @click.option("--temperature", default=1.0, show_default=True, help="Above 1 mixes tasks more evenly.")
 @click.option("--neftune", type=float, metavar="ALPHA", help="Noise on the embeddings; 5 is usual.")
 @click.option("--hold-out", multiple=True, metavar="TASK", help="Learn nothing of this task, judge by it; repeatable.")
+@options.products
 @click.option("--seed", default=0, show_default=True, help="The same seed gives the same adapter, bit for bit.")
 @options.as_json
 def tune(
@@ -71,6 +73,7 @@ def tune(
     temperature: float,
     neftune: float | None,
     hold_out: tuple[str, ...],
+    dtype: Dtype,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -115,6 +118,7 @@ def tune(
             batch_tokens=batch_tokens,
             optimiser=AdamW(learning_rate=rate),
             schedule=Cosine(warmup=min(steps // 10, 20)),
+            dtype=dtype,
             seed=seed,
             on_gradient=look,
             on_step=lambda step: told(step.loss, step.tokens),

@@ -53,7 +53,7 @@ def continuations(
     plan, context = plans.logprob(0), plans.bounds["context"]
     frames = [fitted(*boundary(tokenizer, before, text, prefix=prefix), context=context) for before, text in pairs]
     cut = [(window.inputs, window.labels()) for window, _ in frames]
-    rows = _rs.score(plan, cut, **plans.bounds)
+    rows = _rs.score(plan, cut, shared=True, **plans.bounds)
     found = []
     for (window, dropped), row in zip(frames, rows, strict=True):
         table = row.reshape(len(window.targets), -1)

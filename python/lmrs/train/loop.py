@@ -50,7 +50,8 @@ def fit(
     ``average``, the decay d of ``a ← d·a + (1-d)·θ`` after each step, keeps a mean of the weights, from those of the
     first step on: see :meth:`History.averaged`.
 
-    ``dtype`` is that of products, see :func:`lmrs.backend.torch.value_and_grad`; the native backend has ``f32``.
+    ``dtype`` is that of products: in ``bf16`` their operands are rounded, and weights, moments and gradients stay
+    float32; see ``value_and_grad`` of :mod:`lmrs.backend.native` and :mod:`lmrs.backend.torch`.
 
     Under ``torchrun`` each of its processes calls this with the same arguments. They share the examples of every batch
     and make the same step, that of one process but for the order of sums and the elements that dropout leaves out; the

@@ -40,7 +40,7 @@ pub use grammar::{Grammar, Grammars, Notation};
 pub use request::{Completion, Finish, Guidance, Request, check_ids};
 pub use sampling::{Past, Sampling};
 pub use scheduler::{Arrival, Id, Limits, Scheduler, Span, Step};
-pub use score::{Window, score};
+pub use score::{Window, score, score_sharing};
 pub use sequence::Chosen;
 pub use service::{Load, Service};
 pub use stop::{Found, StopStrings};

@@ -13,8 +13,6 @@ use crate::prefix::{Piece, pieces};
 
 /// Tokens in a batch of whole sequences; one longer than that travels alone.
 pub const BATCH_TOKENS: usize = 1024;
-/// Tokens that go through a layer together: enough for products at their full rate, few enough that a layer's values are small.
-const PART_TOKENS: usize = 128;
 
 /// `ids` to read and what each row should predict: `labels[i]` is judged by row `i`; negative: not judged.
 #[derive(Clone, Debug)]
@@ -25,15 +23,43 @@ pub struct Window {
     pub labels: Vec<i32>,
 }
 
-/// What a causal `plan` says of the judged rows of each window, one after another.
+/// What `plan` says of the judged rows of each window, one after another.
 ///
-/// `plan` gives `[tokens, n]`, `n` numbers a row: `log p(label)` in nats is the first. What windows begin with is computed once;
-/// its keys and values are kept while a run of windows of about [`BATCH_TOKENS`] rows is computed. `between` is called after
-/// each batch and may end the work.
+/// `plan` gives `[tokens, n]`, `n` numbers a row: `log p(label)` in nats is the first. `between` is called after each batch and may end the work.
 ///
 /// # Errors
 /// What the Program or `between` raise.
 pub fn score<E: From<Error>>(
+    plan: &Plan,
+    windows: &[Window],
+    mut between: impl FnMut() -> Result<(), E>,
+) -> Result<Vec<Vec<f32>>, E> {
+    let mut scores = Vec::with_capacity(windows.len());
+    let spares = Spares::default();
+    for batch in batches(windows, |window| window.ids.len()) {
+        let mut packing = Packing::new();
+        for window in batch {
+            packing.push(&window.ids, 0);
+            packing.label(&window.labels);
+        }
+        let rows: Vec<_> = packing.rows().collect();
+        let outputs = plan.run(&packing.bindings(None)?, None, &spares)?;
+        let (values, width) = table(&outputs)?;
+        for (window, rows) in batch.iter().zip(rows) {
+            scores.push(judged(&window.labels, values, rows, width));
+        }
+        between()?;
+    }
+    Ok(scores)
+}
+
+/// [`score`] for a causal `plan`, to the bit, where what windows begin with is computed once.
+///
+/// The keys and values of what is shared are kept while a run of windows of about [`BATCH_TOKENS`] rows is computed.
+///
+/// # Errors
+/// What the Program or `between` raise.
+pub fn score_sharing<E: From<Error>>(
     plan: &Plan,
     windows: &[Window],
     mut between: impl FnMut() -> Result<(), E>,
@@ -51,18 +77,14 @@ pub fn score<E: From<Error>>(
             let level: Vec<_> = level.filter(|(_, p)| p.depth == depth).copied().collect();
             let mut fresh = BTreeMap::new();
             for batch in batches(&level, |(_, piece)| piece.ids.len()) {
-                let texts = batch.iter().map(|&(number, piece)| {
-                    let window = windows.get(piece.window).ok_or_else(lost)?;
-                    Text::of(number, piece, window, &kept)
-                });
-                let texts = texts.collect::<Result<Vec<_>>>()?;
-                for text in run_texts(plan, texts, &spares)? {
-                    if text.piece.last {
-                        *scores.get_mut(text.piece.window).ok_or_else(lost)? = text.scores;
-                    } else {
-                        fresh.insert(text.number, text.cache);
-                    }
-                }
+                run_pieces(
+                    plan,
+                    windows,
+                    batch,
+                    (&kept, &mut fresh),
+                    &spares,
+                    &mut scores,
+                )?;
                 between()?;
             }
             kept = fresh;
@@ -71,116 +93,49 @@ pub fn score<E: From<Error>>(
     Ok(scores)
 }
 
-fn lost() -> Error {
-    Error::Internal("a piece of a window that is not there".into())
-}
-
-/// A piece while it is computed.
-struct Text<'a> {
-    number: usize,
-    piece: &'a Piece,
-    ids: &'a [u32],
-    /// As many as ids; none of a piece that others go on from.
-    labels: &'a [i32],
-    cache: SequenceCache,
-    scores: Vec<f32>,
-}
-
-impl<'a> Text<'a> {
-    /// Piece `number` behind its parent, which is among those `before` it.
-    fn of(
-        number: usize,
-        piece: &'a Piece,
-        window: &'a Window,
-        before: &BTreeMap<usize, SequenceCache>,
-    ) -> Result<Self> {
-        let labels = if piece.last {
-            window.labels.get(piece.ids.clone()).ok_or_else(lost)?
-        } else {
-            &[]
-        };
-        let cache = match piece.parent {
+/// Runs pieces of one depth behind those `before` them, and keeps what the next depth needs in `after`.
+fn run_pieces(
+    plan: &Plan,
+    windows: &[Window],
+    batch: &[(usize, &Piece)],
+    (before, after): (
+        &BTreeMap<usize, SequenceCache>,
+        &mut BTreeMap<usize, SequenceCache>,
+    ),
+    spares: &Spares,
+    scores: &mut [Vec<f32>],
+) -> Result<()> {
+    let lost = || Error::Internal("a piece of a window that is not there".into());
+    let mut packing = Packing::new();
+    let mut caches = Vec::with_capacity(batch.len());
+    for (_, piece) in batch {
+        let window = windows.get(piece.window).ok_or_else(lost)?;
+        packing.push(
+            window.ids.get(piece.ids.clone()).ok_or_else(lost)?,
+            piece.ids.start,
+        );
+        if piece.last {
+            packing.label(window.labels.get(piece.ids.clone()).ok_or_else(lost)?);
+        }
+        caches.push(match piece.parent {
             Some(parent) => before.get(&parent).ok_or_else(lost)?.clone(),
             None => SequenceCache::new(KvType::Exact),
-        };
-        Ok(Self {
-            number,
-            piece,
-            ids: window.ids.get(piece.ids.clone()).ok_or_else(lost)?,
-            labels,
-            cache,
-            scores: Vec::new(),
-        })
+        });
     }
-}
-
-/// Computes `texts` in parts of [`PART_TOKENS`] rows. All parts are through a layer before one goes on to the next: what crosses it
-/// is held of all, but its keys and values only until then, and what it computes with only of one part.
-fn run_texts<'a>(plan: &Plan, mut texts: Vec<Text<'a>>, spares: &Spares) -> Result<Vec<Text<'a>>> {
-    let parts = parts(&texts);
-    let bindings = parts.iter().map(|part| {
-        let mut packing = Packing::new();
-        for (index, rows) in part {
-            let text = texts.get(*index).ok_or_else(lost)?;
-            packing.push(
-                text.ids.get(rows.clone()).ok_or_else(lost)?,
-                text.piece.ids.start + rows.start,
-            );
-            packing.label(text.labels.get(rows.clone()).unwrap_or_default());
-        }
-        packing.bindings(None)
-    });
-    let bindings = bindings.collect::<Result<Vec<_>>>()?;
-    let runs = bindings.iter().map(|bindings| plan.begin(bindings));
-    let mut runs = runs.collect::<Result<Vec<_>>>()?;
-    for stage in plan.stages() {
-        for (run, part) in runs.iter_mut().zip(&parts) {
-            let (first, count) = (part.first().map_or(0, |(index, _)| *index), part.len());
-            let here = texts.iter_mut().skip(first).take(count);
-            let mut cache = BatchCache(here.map(|text| &mut text.cache).collect());
-            run.advance(Some(&mut cache), spares)?;
-        }
-        if let Some(slot) = stage.slot() {
-            let ended = texts.iter_mut().filter(|text| text.piece.last);
-            ended.for_each(|text| text.cache.forget(slot));
+    let rows: Vec<_> = packing.rows().collect();
+    let mut cache = BatchCache(caches.iter_mut().collect());
+    let outputs = plan.run(&packing.bindings(None)?, Some(&mut cache), spares)?;
+    let (values, width) = table(&outputs)?;
+    for (((number, piece), rows), cache) in batch.iter().zip(rows).zip(caches) {
+        let window = windows.get(piece.window).ok_or_else(lost)?;
+        if piece.last {
+            let labels = window.labels.get(piece.ids.clone()).ok_or_else(lost)?;
+            *scores.get_mut(piece.window).ok_or_else(lost)? = judged(labels, values, rows, width);
+        } else {
+            after.insert(*number, cache);
         }
     }
-    for (run, part) in runs.into_iter().zip(&parts) {
-        let outputs = run.outputs()?;
-        let (values, width) = table(&outputs)?;
-        let mut start = 0;
-        for (index, rows) in part {
-            let text = texts.get_mut(*index).ok_or_else(lost)?;
-            let labels = text.labels.get(rows.clone()).unwrap_or_default();
-            let here = start..start + rows.len();
-            start = here.end;
-            text.scores.extend(judged(labels, values, here, width));
-        }
-    }
-    Ok(texts)
-}
-
-/// The rows of `texts` that are computed together: of texts one after another, each by its number.
-fn parts(texts: &[Text<'_>]) -> Vec<Vec<(usize, Range<usize>)>> {
-    let (mut parts, mut part, mut taken) = (Vec::new(), Vec::new(), 0);
-    for (index, text) in texts.iter().enumerate() {
-        let mut at = 0;
-        loop {
-            let rows = at..text.ids.len().min(at + PART_TOKENS - taken);
-            at = rows.end;
-            taken += rows.len();
-            part.push((index, rows));
-            if taken == PART_TOKENS {
-                parts.push(std::mem::take(&mut part));
-                taken = 0;
-            }
-            if at == text.ids.len() {
-                break;
-            }
-        }
-    }
-    parts.extend((!part.is_empty()).then_some(part));
-    parts
+    Ok(())
 }
 
 /// What a program of scores put out, and how many numbers a row has.

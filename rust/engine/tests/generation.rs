@@ -8,10 +8,10 @@ use std::sync::Arc;
 use common::{VOCABULARY, generator, generator_with, programs};
 use lmrs_engine::{
     Completion, Finish, Generation, Generator, Limits, Request, Sampling, StopStrings, Window,
-    score,
+    score, score_sharing,
 };
 use lmrs_kernels::attention::KvType;
-use lmrs_program::{Bindings, Plan, Ragged, Spares};
+use lmrs_program::{Bindings, Ragged, Spares};
 use lmrs_tensor::{Error, Tensor};
 use proptest::prelude::*;
 
@@ -310,57 +310,15 @@ fn windows() -> impl Strategy<Value = Vec<Window>> {
     })
 }
 
-/// What `plan` says of the judged rows of `window`, computed by themselves and without a cache.
-fn whole(plan: &Plan, window: &Window) -> Vec<f32> {
-    let count = window.ids.len();
-    let column = |values: Vec<i32>| Tensor::new(values, [count]).unwrap();
-    let ids: Vec<i32> = window.ids.iter().map(|&id| id as i32).collect();
-    let bindings = Bindings {
-        inputs: [
-            ("ids", ids),
-            ("positions", (0..count as i32).collect()),
-            ("labels", window.labels.clone()),
-        ]
-        .map(|(name, values)| (name.to_owned(), column(values)))
-        .into_iter()
-        .collect(),
-        streams: [("tokens".to_owned(), Ragged::single(count))]
-            .into_iter()
-            .collect(),
-    };
-    let outputs = plan.run(&bindings, None, &Spares::default()).unwrap();
-    let rows = outputs[0].values::<f32>().unwrap().iter();
-    let judged = rows.zip(&window.labels).filter(|(_, label)| **label >= 0);
-    judged.map(|(&logprob, _)| logprob).collect()
-}
-
 proptest! {
     #![proptest_config(lmrs_testing::cases(48))]
 
     #[test]
     fn shared_rows_change_no_bit(windows in windows()) {
         let (_, plan) = programs();
-        let alone: Vec<_> = windows.iter().map(|window| whole(&plan, window)).collect();
-        prop_assert_eq!(score::<Error>(&plan, &windows, || Ok(())).unwrap(), alone);
+        let alone = score::<Error>(&plan, &windows, || Ok(())).unwrap();
+        prop_assert_eq!(score_sharing::<Error>(&plan, &windows, || Ok(())).unwrap(), alone);
     }
-}
-
-/// A window that is cut into parts, beside short ones that share their parts.
-#[test]
-fn parts_change_no_bit() {
-    let (_, plan) = programs();
-    let window = |(number, length): (usize, usize)| {
-        let ids = (0..length).map(|i| ((i * i + 7 * number) % VOCABULARY) as u32);
-        let labels = (0..length).map(|i| ((i + number) % VOCABULARY) as i32);
-        Window {
-            ids: ids.collect(),
-            labels: labels.collect(),
-        }
-    };
-    let lengths = [1500, 3, 256, 0, 511, 1, 700];
-    let windows: Vec<_> = lengths.into_iter().enumerate().map(window).collect();
-    let alone: Vec<_> = windows.iter().map(|window| whole(&plan, window)).collect();
-    assert_eq!(score::<Error>(&plan, &windows, || Ok(())).unwrap(), alone);
 }
 
 /// `n` continuations of a context take one run over it: fewer rows than `n` contexts have.
@@ -377,14 +335,21 @@ fn a_context_is_computed_once() {
             Window { ids, labels }
         })
         .collect();
-    // A batch holds ten windows of this length, which would be seven; it is one over the context and one with it.
-    let mut batches = 0;
-    let count = || -> Result<(), Error> {
-        batches += 1;
-        Ok(())
+    // A batch holds ten windows of this length: seven runs without sharing; one over the context and one with it.
+    let runs = |share: bool| {
+        let mut runs = 0;
+        let count = || -> Result<(), Error> {
+            runs += 1;
+            Ok(())
+        };
+        if share {
+            score_sharing(&plan, &windows, count).unwrap();
+        } else {
+            score(&plan, &windows, count).unwrap();
+        }
+        runs
     };
-    score(&plan, &windows, count).unwrap();
-    assert_eq!(batches, 2);
+    assert_eq!((runs(false), runs(true)), (7, 2));
 }
 
 /// A long corpus is many runs: what they leave to each other must not grow.

@@ -31,9 +31,9 @@ struct Step<F> {
     rest: [F; 2],
 }
 
-impl<F: Real> Lanewise<F, 4, 3> for Step<F> {
+impl<F: Real> Lanewise<F, 5, 3> for Step<F> {
     #[inline(always)]
-    fn at<S: Simd<F>>(self, s: S, [g, p, m, v]: [S::V; 4]) -> [S::V; 3] {
+    fn at<S: Simd<F>>(self, s: S, [g, p, _, m, v]: [S::V; 5]) -> [S::V; 3] {
         let c = |x: F| s.splat(x);
         let g = s.mul(g, c(self.by));
         let m = s.fma(c(self.beta[0]), m, s.mul(c(self.rest[0]), g));
@@ -45,20 +45,21 @@ impl<F: Real> Lanewise<F, 4, 3> for Step<F> {
 }
 
 impl AdamW {
-    /// One step, the `step`-th counted from 1, with `scale · gradient` in place of the gradient (clipping).
+    /// One step, the `step`-th counted from 1, with `scale · gradient` in place of the gradient (clipping): `after` becomes
+    /// what follows the parameter `before`.
     ///
-    /// `mean` and `square` are the moving averages of the gradient and of its square, 0 at first.
+    /// `moments` are the moving averages of the gradient and of its square, 0 at first.
     ///
     /// # Panics
     /// If the lengths differ.
     pub fn step<F: Real>(
         &self,
         step: u64,
-        parameter: &mut [F],
+        before: &[F],
+        after: &mut [F],
         gradient: &[F],
         scale: f64,
-        mean: &mut [F],
-        square: &mut [F],
+        [mean, square]: [&mut [F]; 2],
     ) {
         let unbiased = |beta: f64| 1.0 - beta.powf(step as f64);
         let numbers = Step {
@@ -71,9 +72,14 @@ impl AdamW {
             rest: [1.0 - self.beta1, 1.0 - self.beta2].map(F::of),
         };
         let n = gradient.len();
-        assert_eq!((parameter.len(), mean.len(), square.len()), (n, n, n));
-        let updated = [parameter, mean, square].map(|x| RowsMut::new(x, 1, n));
-        lanewise::update(numbers, [Rows::new(gradient, 1, n)], updated);
+        assert_eq!((before.len(), after.len()), (n, n));
+        assert_eq!((mean.len(), square.len()), (n, n));
+        let updated = [after, mean, square].map(|x| RowsMut::new(x, 1, n));
+        lanewise::update(
+            numbers,
+            [gradient, before].map(|x| Rows::new(x, 1, n)),
+            updated,
+        );
     }
 }
 

@@ -5,7 +5,7 @@
 
 mod cell;
 
-use crate::linear::{Epilogue, Onto, Packed, gradient_weight, matmul};
+use crate::linear::{Compute, Epilogue, Onto, Packed, gradient_weight, matmul};
 use crate::{Real, Rows, RowsMut, elementwise, team};
 
 /// The rows of a batch in the order an LSTM reads them.
@@ -348,7 +348,7 @@ impl<F: Real> Transposed<'_, F> {
         let weight = |dy: Rows<F>, x: &[F], width: usize| {
             let mut dw = vec![F::ZERO; dy.width() * width];
             let out = RowsMut::new(&mut dw, dy.width(), width);
-            gradient_weight(dy, Rows::new(x, rows, width), out);
+            gradient_weight(Compute::F32, dy, Rows::new(x, rows, width), out);
             dw
         };
         let inputs = passed.x.width();

@@ -166,14 +166,16 @@ impl<F: Plain> Clone for Buffer<F> {
 }
 
 thread_local! {
-    static SCRATCH: RefCell<Buffer<f64>> = RefCell::new(Buffer::zeroed(0));
+    /// The next to lend is the last.
+    static SCRATCH: RefCell<Vec<Buffer<f64>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Lends `body` memory that the thread keeps from call to call: `length` elements, whatever they hold.
 pub(crate) fn with_scratch<F: Plain, R>(length: usize, body: impl FnOnce(&mut [F]) -> R) -> R {
     const { assert!(size_of::<F>() <= size_of::<f64>()) };
-    // Taken out, so that a body that asks again gets memory of its own.
-    let mut kept = SCRATCH.replace(Buffer::zeroed(0));
+    // Taken out, so that a body that asks again gets memory of its own, the same one every time.
+    let kept = SCRATCH.with_borrow_mut(Vec::pop);
+    let mut kept = kept.unwrap_or_else(|| Buffer::zeroed(0));
     let words = (length * size_of::<F>()).div_ceil(size_of::<f64>());
     if kept.len() < words {
         // Not both at once.
@@ -182,6 +184,6 @@ pub(crate) fn with_scratch<F: Plain, R>(length: usize, body: impl FnOnce(&mut [F
     }
     // SAFETY: at least `length` elements of at most eight bytes, aligned to a cache line; all bits are values of either type.
     let result = body(unsafe { std::slice::from_raw_parts_mut(kept.as_mut_ptr().cast(), length) });
-    SCRATCH.set(kept);
+    SCRATCH.with_borrow_mut(|all| all.push(kept));
     result
 }

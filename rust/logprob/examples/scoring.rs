@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use lmrs_kernels::linear::{Epilogue, Packed, Weight, matmul};
+use lmrs_kernels::linear::{Compute, Epilogue, Packed, Weight, matmul};
 use lmrs_kernels::{Rows, RowsMut, team};
 use lmrs_logprob::{Gradients, Head, Trained};
 
@@ -39,6 +39,7 @@ fn main() {
     let weight = Rows::new(&w, vocabulary, width);
     let packed = Packed::new(weight);
     let trained = Trained {
+        compute: Compute::F32,
         weight: Weight::Packed(&packed),
         bias: None,
         softcap: None,

@@ -9,7 +9,7 @@ mod sweep;
 
 pub use evaluate::Evaluation;
 
-use lmrs_kernels::linear::{Packed, Weight, apply, gradient_input, gradient_weight_add};
+use lmrs_kernels::linear::{Compute, Packed, Weight, apply, gradient_input, gradient_weight_add};
 use lmrs_kernels::softmax::{CHUNK, ExpSum, Softmax, exp_scaled, log_sum_exp, softcap};
 use lmrs_kernels::{Real, Rows, RowsMut, elementwise, team};
 
@@ -91,6 +91,8 @@ impl<F: Real> Head<'_, F> {
 /// A head in training.
 #[derive(Clone, Copy)]
 pub struct Trained<'a, F> {
+    /// What its products are computed in; log-sum-exp and the gradient of the logits are not rounded.
+    pub compute: Compute,
     /// `[vocabulary, d]`.
     pub weight: Weight<'a, F>,
     /// `[vocabulary]`.
@@ -107,7 +109,7 @@ impl<F: Real> Trained<'_, F> {
         most.clamp(16, 256).min(rows) * vocabulary
     }
 
-    /// [`Head::token_logprob`] and, from the same logits, the gradients of `Σ_t -scale[t]·logprob[t]`.
+    /// [`Head::token_logprob`], of panels of what is computed in, and, from the same logits, the gradients of `Σ_t -scale[t]·logprob[t]`.
     ///
     /// One product makes the logits and one (two with `dw`) takes them back, so a training step never computes them twice.
     /// Rows with a negative label cost nothing. `logits` is [`Self::room`] to compute in.
@@ -147,7 +149,7 @@ impl<F: Real> Trained<'_, F> {
             let dense = Rows::new(&dense, n, width);
             let logits = &mut logits[..n * vocabulary];
             let to = RowsMut::new(logits, n, vocabulary);
-            apply(dense, self.weight, self.bias, to);
+            apply(self.compute, dense, self.weight, self.bias, to);
             if let Some(cap) = self.softcap {
                 let rows = RowsMut::new(logits, n, vocabulary);
                 team::for_rows(rows, 1, |_, mut row| softcap(row.row_mut(0), cap));
@@ -176,13 +178,14 @@ impl<F: Real> Trained<'_, F> {
             });
             let dlogits = Rows::new(logits, n, vocabulary);
             if let Some(to) = &mut grads.x {
-                gradient_input(dlogits, self.weight, RowsMut::new(&mut dx, n, width));
+                let found = RowsMut::new(&mut dx, n, width);
+                gradient_input(self.compute, dlogits, self.weight, found);
                 for (&row, dx) in counted.iter().zip(dx.chunks_exact(width.max(1))) {
                     to.row_mut(row).copy_from_slice(dx);
                 }
             }
             if let Some(dw) = &mut grads.weight {
-                gradient_weight_add(dlogits, dense, dw.reborrow());
+                gradient_weight_add(self.compute, dlogits, dense, dw.reborrow());
             }
             if let Some(to) = grads.bias.as_deref_mut() {
                 elementwise::sum_rows(dlogits, &mut dbias);

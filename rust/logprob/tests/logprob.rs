@@ -1,6 +1,6 @@
 //! Against plain 64-bit loops, at every instruction set, and bit for bit where that is promised.
 
-use lmrs_kernels::linear::{Packed, Weight};
+use lmrs_kernels::linear::{Compute, Packed, Weight};
 use lmrs_kernels::simd::with_level;
 use lmrs_kernels::softmax::softcap;
 use lmrs_kernels::{Level, Real, Rows, RowsMut, team};
@@ -145,6 +145,7 @@ fn trained<F: Real>(
         bias: Some(&mut t.bias),
     };
     let head = lmrs_logprob::Trained {
+        compute: Compute::F32,
         weight,
         bias,
         softcap: case.softcap,

@@ -1,6 +1,6 @@
 //! Low-rank updates: `y = base + scale·(x·Aᵀ)·Bᵀ` (Hu et al. 2021), its gradients, and merging into the weight.
 //!
-//! The matrices come packed, since a pair is used far more often than it changes.
+//! The matrices come packed, since a pair is used far more often than it changes; only training takes them as they are.
 #![forbid(unsafe_code)]
 
 mod many;
@@ -11,7 +11,9 @@ pub use many::{Group, add_each};
 pub use merge::{Merge, merge, unmerge};
 pub use svd::{Svd, svd};
 
-use lmrs_kernels::linear::{Epilogue, Onto, Packed, gradient_weight, matmul};
+use lmrs_kernels::linear::{
+    Compute, Epilogue, Onto, Packed, Weight, gradient_input, gradient_weight, matmul,
+};
 use lmrs_kernels::{Real, Rows, RowsMut};
 
 /// A low-rank pair on its way forward.
@@ -31,7 +33,7 @@ impl<F: Real> LowRank<'_, F> {
     /// If the shapes disagree.
     pub fn add(&self, x: Rows<F>, base: Rows<F>, y: RowsMut<F>) -> Vec<F> {
         let rank = self.a.outputs();
-        let down = product(x, self.a, F::ONE);
+        let down = product(x, self.a);
         let down_rows = Rows::new(&down, x.rows(), rank);
         matmul(down_rows, self.b, y, &self.onto(base));
         down
@@ -47,11 +49,13 @@ impl<F: Real> LowRank<'_, F> {
 }
 
 /// The same pair on its way back.
-pub struct Transposed<'a, F> {
-    /// The down-projection `[r, i]`, packed transposed.
-    pub a: &'a Packed<F>,
-    /// The up-projection `[o, r]`, packed transposed.
-    pub b: &'a Packed<F>,
+pub struct Trained<'a, F> {
+    /// What its products are computed in.
+    pub compute: Compute,
+    /// The down-projection `[r, i]`.
+    pub a: Rows<'a, F>,
+    /// The up-projection `[o, r]`.
+    pub b: Rows<'a, F>,
     /// `alpha / rank`.
     pub scale: F,
 }
@@ -66,38 +70,39 @@ pub struct Gradients<'a, F> {
     pub b: Option<RowsMut<'a, F>>,
 }
 
-impl<F: Real> Transposed<'_, F> {
+impl<F: Real> Trained<'_, F> {
     /// The gradients, given `dy` `[T, o]` and what [`LowRank::add`] returned.
     ///
     /// # Panics
     /// If the shapes disagree.
     pub fn gradients(&self, x: Rows<F>, down: &[F], dy: Rows<F>, grads: Gradients<F>) {
-        let (rows, rank) = (x.rows(), self.b.outputs());
+        let (rows, rank, compute) = (x.rows(), self.b.width(), self.compute);
+        let scaled = |value: &mut F| *value = *value * self.scale;
         if grads.x.is_some() || grads.a.is_some() {
-            let up = product(dy, self.b, self.scale);
+            let mut up = vec![F::ZERO; rows * rank];
+            let to = RowsMut::new(&mut up, rows, rank);
+            gradient_input(compute, dy, Weight::Plain(self.b), to);
+            up.iter_mut().for_each(scaled);
             let up = Rows::new(&up, rows, rank);
             if let Some(da) = grads.a {
-                gradient_weight(up, x, da);
+                gradient_weight(compute, up, x, da);
             }
             if let Some(dx) = grads.x {
-                matmul(up, self.a, dx, &Epilogue::default());
+                gradient_input(compute, up, Weight::Plain(self.a), dx);
             }
         }
         if let Some(db) = grads.b {
-            let down: Vec<F> = down.iter().map(|&d| d * self.scale).collect();
-            gradient_weight(dy, Rows::new(&down, rows, rank), db);
+            let mut down = down.to_vec();
+            down.iter_mut().for_each(scaled);
+            gradient_weight(compute, dy, Rows::new(&down, rows, rank), db);
         }
     }
 }
 
-/// `scale·x·Wᵀ`.
-fn product<F: Real>(x: Rows<F>, weight: &Packed<F>, scale: F) -> Vec<F> {
+/// `x·Wᵀ`.
+fn product<F: Real>(x: Rows<F>, weight: &Packed<F>) -> Vec<F> {
     let mut out = vec![F::ZERO; x.rows() * weight.outputs()];
-    let epilogue = Epilogue {
-        scale,
-        ..Epilogue::default()
-    };
     let rows = RowsMut::new(&mut out, x.rows(), weight.outputs());
-    matmul(x, weight, rows, &epilogue);
+    matmul(x, weight, rows, &Epilogue::default());
     out
 }

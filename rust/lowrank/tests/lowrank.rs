@@ -1,9 +1,9 @@
 //! Against plain 64-bit loops and central differences, at every instruction set.
 
-use lmrs_kernels::linear::Packed;
+use lmrs_kernels::linear::{Compute, Packed};
 use lmrs_kernels::simd::with_level;
 use lmrs_kernels::{Level, Real, Rows, RowsMut, team};
-use lmrs_lowrank::{Gradients, Group, LowRank, Transposed, add_each, merge, svd, unmerge};
+use lmrs_lowrank::{Gradients, Group, LowRank, Trained, add_each, merge, svd, unmerge};
 use proptest::prelude::*;
 
 fn values(n: usize, seed: u64) -> Vec<f64> {
@@ -113,9 +113,10 @@ fn backward<F: Real>(case: &Case, dy: &[f64]) -> [Vec<F>; 3] {
         a: Some(RowsMut::new(da, case.rank, case.inputs)),
         b: Some(RowsMut::new(db, case.outputs, case.rank)),
     };
-    let pair = Transposed {
-        a: &Packed::transposed(Rows::new(&a, case.rank, case.inputs)),
-        b: &Packed::transposed(Rows::new(&b, case.outputs, case.rank)),
+    let pair = Trained {
+        compute: Compute::F32,
+        a: Rows::new(&a, case.rank, case.inputs),
+        b: Rows::new(&b, case.outputs, case.rank),
         scale: F::of(SCALE),
     };
     let (x, dy) = (

@@ -14,7 +14,6 @@ mod plan;
 mod program;
 mod ragged;
 mod spares;
-mod stage;
 mod tape;
 
 pub use meta::{Dim, Meta};
@@ -25,5 +24,4 @@ pub use plan::Plan;
 pub use program::{Bindings, Input, Node, Parameter, Program, ValueId};
 pub use ragged::Ragged;
 pub use spares::Spares;
-pub use stage::{Run, Stage};
-pub use tape::{Tape, evaluate};
+pub use tape::{Setting, Tape, evaluate};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::ops::dropout::Randomness;
 use lmrs_kernels::Real;
 use lmrs_kernels::attention::KvStore;
-use lmrs_kernels::linear::Packed;
-use lmrs_tensor::{Element, Error, Result, Tensor};
+use lmrs_kernels::linear::{Compute, Packed};
+use lmrs_tensor::{Element, Error, Life, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 use crate::panels::Panels;
@@ -35,6 +35,8 @@ pub struct Call<'a> {
     pub cache: Option<&'a mut (dyn Cache + 'a)>,
     /// Seed and step of random ops; `None` outside training, where dropout does nothing.
     pub randomness: Option<Randomness>,
+    /// What products of weights are computed in, where the panels of a plan do not say it.
+    pub compute: Compute,
     /// What was packed of the inputs before.
     pub(crate) held: Option<Held<'a>>,
     /// Where outputs get their memory.
@@ -61,7 +63,8 @@ impl Call<'_> {
             let value = held.inputs.get(index).copied().flatten()?;
             held.panels.get(value)
         });
-        held.map_or_else(|| ops::linear::packed(weight), Ok)
+        let own = || ops::linear::panels(weight, self.compute.weights(), Life::Storage);
+        held.map_or_else(own, Ok)
     }
 }
 
@@ -92,6 +95,8 @@ pub struct Saved<'a> {
     pub streams: &'a [Ragged],
     /// The randomness it ran with.
     pub randomness: Option<Randomness>,
+    /// What its products were computed in.
+    pub compute: Compute,
     /// Which inputs need a gradient; the others may be left `None`.
     pub needs: &'a [bool],
     /// Where gradients get their memory.

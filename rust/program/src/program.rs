@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use lmrs_kernels::linear::Compute;
 use lmrs_tensor::{DType, Error, Result, Tensor};
 use rustc_hash::FxHashMap;
 use smallvec::SmallVec;
@@ -85,6 +86,7 @@ impl Node {
             streams: &streams,
             cache: cache.map(|c| &mut *c as &mut dyn Cache),
             randomness: None,
+            compute: Compute::F32,
             held: panels.map(|panels| Held {
                 panels,
                 inputs: &self.inputs,

@@ -16,7 +16,11 @@ const SMALL: usize = 16 << 10;
 pub struct Spares(Arc<Shared>);
 
 #[derive(Debug, Default)]
-struct Shared(Mutex<State>);
+struct Shared {
+    state: Mutex<State>,
+    /// Whether buffers are handed out full of NaN.
+    poisoned: bool,
+}
 
 #[derive(Debug, Default)]
 struct State {
@@ -53,7 +57,7 @@ impl State {
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         // Every change of a state is whole before anything can panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -68,6 +72,13 @@ impl Keeper for Shared {
 }
 
 impl Spares {
+    /// Memory that is NaN throughout until it is written: an op that reads or leaves a part of its output as it found it
+    /// shows. For tests.
+    pub fn poisoned() -> Self {
+        let (state, poisoned) = (Mutex::default(), true);
+        Self(Arc::new(Shared { state, poisoned }))
+    }
+
     /// How many buffers had to be made so far.
     pub fn made(&self) -> usize {
         self.0.state().made
@@ -85,6 +96,14 @@ impl Spares {
 
     /// `count` elements, whatever they hold. They come back with the [`Self::tensor`] made of them.
     pub fn buffer<T: Element>(&self, count: usize) -> Vec<T> {
+        let mut buffer = self.dirty(count);
+        if self.0.poisoned {
+            bytemuck::cast_slice_mut::<T, u8>(&mut buffer).fill(0xFF);
+        }
+        buffer
+    }
+
+    fn dirty<T: Element>(&self, count: usize) -> Vec<T> {
         if T::DTYPE != DType::F32 || count == 0 {
             return vec![T::zeroed(); count];
         }

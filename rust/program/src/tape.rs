@@ -1,10 +1,11 @@
 //! The tape: a Program that computes as it is written, and is walked backwards for gradients.
 
-use crate::ops::dropout::Randomness;
+use lmrs_kernels::linear::Compute;
 use lmrs_tensor::{DType, Error, Result, Tensor};
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use crate::op::{Call, Op, Saved};
+use crate::ops::dropout::Randomness;
 use crate::{Meta, Program, Ragged, Spares, ValueId};
 
 /// An input of a node as the way back finds it.
@@ -25,6 +26,17 @@ struct Step {
     needs: Vec<bool>,
 }
 
+/// How ops are computed.
+#[derive(Clone, Debug, Default)]
+pub struct Setting {
+    /// Seed and step of dropout, which does nothing without.
+    pub randomness: Option<Randomness>,
+    /// What the operands of `linear`, `low_rank` and the head are rounded to, on the way back too.
+    pub compute: Compute,
+    /// Where values get their memory.
+    pub spares: Spares,
+}
+
 /// Computes ops and notes those a gradient has to pass through. What no trainable weight feeds is not noted and
 /// its values are not kept.
 pub struct Tape {
@@ -34,13 +46,12 @@ pub struct Tape {
     /// The nodes whose values are computed again.
     again: FxHashMap<ValueId, usize>,
     traced: FxHashSet<u64>,
-    randomness: Option<Randomness>,
-    spares: Spares,
+    setting: Setting,
 }
 
 impl Tape {
-    /// A tape for the gradients of `trainable`, whose values get their memory from `spares`.
-    pub fn new(trainable: &[Tensor], randomness: Option<Randomness>, spares: Spares) -> Self {
+    /// A tape for the gradients of `trainable`.
+    pub fn new(trainable: &[Tensor], setting: Setting) -> Self {
         let traced = trainable.iter().map(Tensor::id).collect();
         Self {
             program: Program::default(),
@@ -48,8 +59,7 @@ impl Tape {
             index: FxHashMap::default(),
             again: FxHashMap::default(),
             traced,
-            randomness,
-            spares,
+            setting,
         }
     }
 
@@ -71,14 +81,7 @@ impl Tape {
             .collect();
         let keep = needs.contains(&true);
         let (names, streams): (Vec<String>, Vec<Ragged>) = streams.into_iter().unzip();
-        let forward = evaluate(
-            &op,
-            &inputs,
-            &streams,
-            self.randomness,
-            &needs,
-            &self.spares,
-        )?;
+        let forward = evaluate(&op, &inputs, &streams, &needs, &self.setting)?;
         if keep {
             let values = inputs
                 .iter()
@@ -159,15 +162,18 @@ impl Tape {
                 output: step.output.as_ref(),
                 kept: &step.kept,
                 streams: &step.streams,
-                randomness: self.randomness,
+                randomness: self.setting.randomness,
+                compute: self.setting.compute,
                 needs: &step.needs,
-                spares: &self.spares,
+                spares: &self.setting.spares,
             };
             let parts = node.op.operation().backward(&saved, &grad)?;
             for ((value, needed), part) in node.inputs.iter().zip(&step.needs).zip(parts) {
                 if let (Some(value), true, Some(part)) = (value, needed, part) {
                     let total = match grads.remove(value) {
-                        Some(sofar) => crate::ops::add::sum_of(&self.spares, &sofar, &part)?,
+                        Some(sofar) => {
+                            crate::ops::add::sum_of(&self.setting.spares, &sofar, &part)?
+                        }
                         None => part,
                     };
                     grads.insert(*value, total);
@@ -178,9 +184,7 @@ impl Tape {
         let find = |t: &Tensor| self.index.get(&t.id()).and_then(|v| grads.get(v)).cloned();
         Ok(wrt.iter().map(find).collect())
     }
-}
 
-impl Tape {
     /// The inputs of a node, those that were not kept computed again.
     fn recalled(
         &self,
@@ -217,21 +221,32 @@ impl Tape {
         });
         let inputs = self.recalled(past.collect(), computed)?;
         let (op, streams) = (&node.op, &step.streams);
-        let tensor = evaluate(op, &inputs, streams, self.randomness, &[], &self.spares)?.output;
+        let tensor = evaluate(op, &inputs, streams, &[], &self.setting)?.output;
         computed.insert(value, tensor.clone());
         Ok(tensor)
     }
 }
 
 /// Computes `op` on tensors at hand, with no cache and no recording.
+///
+/// # Errors
+/// Those of the op, and [`Error::Input`] for 64-bit numbers where operands are rounded.
 pub fn evaluate(
     op: &Op,
     inputs: &[Option<Tensor>],
     streams: &[Ragged],
-    randomness: Option<Randomness>,
     needs: &[bool],
-    spares: &Spares,
+    setting: &Setting,
 ) -> Result<crate::Forward> {
+    let wide = |input: &Tensor| input.dtype() == DType::F64;
+    if setting.compute != Compute::F32 && inputs.iter().flatten().any(wide) {
+        let expected = "float32, which products in bf16 round";
+        return Err(Error::input(
+            format!("dtype of the inputs of {}", op.name()),
+            &"float64",
+            expected,
+        ));
+    }
     let metas: Vec<Option<Meta>> = inputs.iter().map(|t| t.as_ref().map(Meta::of)).collect();
     op.operation()
         .infer(&metas.iter().map(Option::as_ref).collect::<Vec<_>>())?;
@@ -239,9 +254,10 @@ pub fn evaluate(
         &mut Call {
             streams,
             cache: None,
-            randomness,
+            randomness: setting.randomness,
+            compute: setting.compute,
             held: None,
-            spares,
+            spares: &setting.spares,
             needs,
         },
         inputs,

@@ -218,15 +218,18 @@ pub fn sampling_distribution(
     Ok(request.sampling.distribution(&logits, &past, None)?)
 }
 
-/// What a causal `plan` says of each judged row of each window (ids, labels; a negative label is not judged), row after row.
+/// What `plan` says of each judged row of each window (ids, labels; a negative label is not judged), row after row.
+///
+/// `shared`: the plan is causal, and what windows begin with is computed once.
 #[pyfunction]
-#[pyo3(signature = (plan, windows, *, vocabulary, context=None))]
+#[pyo3(signature = (plan, windows, *, vocabulary, context=None, shared=false))]
 pub fn score(
     py: Python<'_>,
     plan: &PyPlan,
     windows: Vec<(Vec<i64>, Vec<i64>)>,
     vocabulary: usize,
     context: Option<usize>,
+    shared: bool,
 ) -> PyRes<Vec<Py<PyArray1<f32>>>> {
     let window = |(read, labels): (Vec<i64>, Vec<i64>)| {
         let read = ids("tokens", &read)?;
@@ -247,7 +250,11 @@ pub fn score(
     };
     let windows: Vec<Window> = windows.into_iter().map(window).collect::<PyRes<_>>()?;
     let scores = detached(py, || {
-        lmrs_engine::score::<Failure>(&plan.0, &windows, interruption())
+        if shared {
+            lmrs_engine::score_sharing::<Failure>(&plan.0, &windows, interruption())
+        } else {
+            lmrs_engine::score::<Failure>(&plan.0, &windows, interruption())
+        }
     })??;
     Ok(scores
         .into_iter()

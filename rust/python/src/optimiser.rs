@@ -2,8 +2,8 @@
 
 use std::sync::Mutex;
 
+use lmrs_kernels::Real;
 use lmrs_kernels::adamw::{self, AdamW};
-use lmrs_kernels::{Real, Rows, RowsMut, elementwise};
 use lmrs_program::Spares;
 use lmrs_tensor::{DType, Element, Error, Result, Tensor};
 use pyo3::prelude::*;
@@ -141,11 +141,9 @@ impl Change<'_> {
         }
         let (before, gradient) = (parameter.values::<F>()?, gradient.values::<F>()?);
         let mut after = self.spares.buffer::<F>(n);
-        let (rows, width) = (parameter.rows(), parameter.width());
-        let to = RowsMut::new(&mut after, rows, width);
-        elementwise::copy(Rows::new(before, rows, width), to);
+        let moments = [mean, square];
         self.settings
-            .step(self.step, &mut after, gradient, self.scale, mean, square);
+            .step(self.step, before, &mut after, gradient, self.scale, moments);
         self.spares.tensor(after, parameter.shape())
     }
 }

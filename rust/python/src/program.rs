@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use lmrs_program::{Bindings, Op, Program, Ragged, Randomness, Spares, Tape, ValueId, evaluate};
-use lmrs_tensor::Tensor;
+use lmrs_kernels::linear::Compute;
+use lmrs_program::{
+    Bindings, Op, Program, Ragged, Randomness, Setting, Spares, Tape, ValueId, evaluate,
+};
+use lmrs_tensor::{Error, Tensor};
 use pyo3::prelude::*;
 
 use crate::error::{PyRes, detached};
@@ -41,23 +44,34 @@ pub fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// What products are computed in, by the name of its dtype.
+fn parse_compute(name: &str) -> PyRes<Compute> {
+    match name {
+        "f32" => Ok(Compute::F32),
+        "bf16" => Ok(Compute::Bf16),
+        _ => Err(Error::input("compute", &name, "f32 or bf16").into()),
+    }
+}
+
 /// Computes one op on tensors at hand.
 #[pyfunction]
+#[pyo3(signature = (op, attributes, inputs, streams, *, compute="f32"))]
 pub fn apply(
     py: Python<'_>,
     op: &str,
     attributes: &str,
     inputs: Inputs<'_>,
     streams: Streams,
+    compute: &str,
 ) -> PyRes<PyTensor> {
     let (op, inputs) = (Op::parse(op, attributes)?, tensors(inputs));
     let streams: Vec<Ragged> = ragged(streams)?.into_iter().map(|(_, r)| r).collect();
-    Ok(PyTensor(
-        detached(py, || {
-            evaluate(&op, &inputs, &streams, None, &[], &Spares::default())
-        })??
-        .output,
-    ))
+    let setting = Setting {
+        compute: parse_compute(compute)?,
+        ..Setting::default()
+    };
+    let value = detached(py, || evaluate(&op, &inputs, &streams, &[], &setting))??;
+    Ok(PyTensor(value.output))
 }
 
 /// The names of all ops.
@@ -181,6 +195,12 @@ impl PySpares {
         Self::default()
     }
 
+    /// Memory that is NaN throughout until it is written, for tests.
+    #[staticmethod]
+    fn poisoned() -> Self {
+        Self(Spares::poisoned())
+    }
+
     /// How many buffers had to be made so far.
     #[getter]
     fn made(&self) -> usize {
@@ -194,21 +214,23 @@ pub struct PyTape(Mutex<Tape>);
 
 #[pymethods]
 impl PyTape {
-    /// A tape for the gradients of `trainable`. `seed` and `step` key dropout; without them dropout does nothing. Values
-    /// get their memory from `spares`, else from one another.
+    /// A tape for the gradients of `trainable`. `seed` and `step` key dropout; without them dropout does nothing. Operands
+    /// of products are rounded to `compute`. Values get their memory from `spares`, else from one another.
     #[new]
-    #[pyo3(signature = (trainable, *, randomness=None, spares=None))]
+    #[pyo3(signature = (trainable, *, randomness=None, compute="f32", spares=None))]
     fn new(
         trainable: Vec<PyRef<'_, PyTensor>>,
         randomness: Option<(u64, u32)>,
+        compute: &str,
         spares: Option<&PySpares>,
-    ) -> Self {
+    ) -> PyRes<Self> {
         let trainable: Vec<Tensor> = trainable.iter().map(|t| t.0.clone()).collect();
-        Self(Mutex::new(Tape::new(
-            &trainable,
-            randomness.map(|(seed, step)| Randomness { seed, step }),
-            spares.map(|spares| spares.0.clone()).unwrap_or_default(),
-        )))
+        let setting = Setting {
+            randomness: randomness.map(|(seed, step)| Randomness { seed, step }),
+            compute: parse_compute(compute)?,
+            spares: spares.map(|spares| spares.0.clone()).unwrap_or_default(),
+        };
+        Ok(Self(Mutex::new(Tape::new(&trainable, setting))))
     }
 
     /// Computes one op, noting it if a trainable weight feeds it.

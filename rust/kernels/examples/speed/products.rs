@@ -2,7 +2,10 @@
 
 use std::hint::black_box;
 
-use lmrs_kernels::linear::{Epilogue, Packed, Weights, fold, gradient_weight, matmul};
+use lmrs_kernels::linear::{
+    Compute, Epilogue, Packed, Weight, Weights, apply, fold, gradient_input, gradient_weight,
+    matmul,
+};
 use lmrs_kernels::softmax::{CHUNK, ExpSum};
 use lmrs_kernels::{Rows, RowsMut};
 
@@ -107,21 +110,34 @@ fn head(report: &Report) {
     }
 }
 
-/// The gradient of a weight, and packing it.
+/// The three products of a weight in training, which take it as it lies, and packing it.
 fn weights(report: &Report) {
-    for (t, o, i) in [(1024, 576, 1536), (1024, 8, 576), (512, 3072, 768)] {
-        let (dy, x, mut dw) = (values(t * o), values(t * i), vec![0.0; o * i]);
-        report.flops(
-            &format!("weight gradient {t}x{o}x{i}"),
-            2 * t * o * i,
-            || {
-                gradient_weight(
-                    Rows::new(&dy, t, o),
-                    Rows::new(&x, t, i),
-                    RowsMut::new(&mut dw, o, i),
-                );
-            },
-        );
+    for (t, o, i) in [
+        (1024, 576, 1536),
+        (1024, 8, 576),
+        (1024, 3072, 768),
+        (256, 50257, 768),
+    ] {
+        let (dy, x, w) = (values(t * o), values(t * i), values(o * i));
+        let (mut y, mut dx, mut dw) = (vec![0.0; t * o], vec![0.0; t * i], vec![0.0; o * i]);
+        let (dy, x) = (Rows::new(&dy, t, o), Rows::new(&x, t, i));
+        let weight = Weight::Plain(Rows::new(&w, o, i));
+        for (compute, weights) in [(Compute::F32, Weights::F32), (Compute::Bf16, Weights::Bf16)] {
+            let mut product = |what: &str, run: &mut dyn FnMut()| {
+                let name = format!("{what} {t}x{o}x{i} {compute:?}");
+                let peak = report.peak(weights);
+                report.line(&name, (2 * t * o * i) as f64, "GF/s", peak, run);
+            };
+            product("through a weight", &mut || {
+                apply(compute, x, weight, None, RowsMut::new(&mut y, t, o))
+            });
+            product("back through it", &mut || {
+                gradient_input(compute, dy, weight, RowsMut::new(&mut dx, t, i))
+            });
+            product("weight gradient", &mut || {
+                gradient_weight(compute, dy, x, RowsMut::new(&mut dw, o, i))
+            });
+        }
     }
     let (o, i) = (1536, 576);
     let w = values(o * i);

@@ -46,7 +46,8 @@ pub fn report(report: &Report) {
         );
     });
     let n = 16 << 20;
-    let (mut p, g, mut m, mut v) = (values(n), values(n), vec![0.0; n], vec![0.0; n]);
+    let (p, g, mut m, mut v) = (values(n), values(n), vec![0.0; n], vec![0.0; n]);
+    let mut after = vec![0.0; n];
     let adamw = AdamW {
         learning_rate: 1e-3,
         beta1: 0.9,
@@ -55,7 +56,7 @@ pub fn report(report: &Report) {
         weight_decay: 0.1,
     };
     report.bytes("AdamW 16M", 28 * n, || {
-        adamw.step(3, &mut p, &g, 1.0, &mut m, &mut v);
+        adamw.step(3, &p, &mut after, &g, 1.0, [&mut m, &mut v]);
     });
     report.bytes("norm of gradients 16M", 4 * n, || {
         adamw::norm(&[&g]);

@@ -25,6 +25,7 @@ mod gradient;
 mod input;
 mod int4;
 mod int8;
+mod operand;
 mod packed;
 mod source;
 pub(crate) mod tile;
@@ -34,6 +35,7 @@ mod weight;
 
 pub use fold::{Tile, fold, pick};
 pub use gradient::{gradient_weight, gradient_weight_add};
+pub use operand::Compute;
 pub use packed::{Packed, Weights};
 pub use source::{Decoded, Source};
 pub use weight::{Weight, apply, gradient_input};

@@ -262,14 +262,16 @@ unsafe fn rows<F: Real, S: Simd<F>, T, const N: usize>(
 /// # Safety
 /// As for [`product`].
 #[inline(always)]
-unsafe fn strip<F: Real, S: Simd<F>, E: Element<F>, const N: usize>(
+unsafe fn strip<F: Real, S: Simd<F>, T, const N: usize>(
     s: S,
     all: usize,
     columns: usize,
     depth: usize,
-    o: Operands<F, F, E>,
+    o: Operands<F, T::A, T::B>,
     from: From,
-) {
+) where
+    T: Step<F, S, Sum = S::V>,
+{
     for (row, m) in heights(all, S::TILE_ROWS) {
         // SAFETY: these rows are inside the operands.
         unsafe {
@@ -278,8 +280,56 @@ unsafe fn strip<F: Real, S: Simd<F>, E: Element<F>, const N: usize>(
                 c: o.c.add(row * o.c_row),
                 ..o
             };
-            rows::<F, S, Single<E>, N>(s, m, columns, depth, o, from);
+            rows::<F, S, T, N>(s, m, columns, depth, o, from);
         }
+    }
+}
+
+/// All rows and columns, tile by tile.
+///
+/// # Safety
+/// As for [`product`].
+#[inline(always)]
+pub(super) unsafe fn tiles<F: Real, S: Simd<F>, T>(
+    s: S,
+    rows: usize,
+    columns: usize,
+    depth: usize,
+    o: Operands<F, T::A, T::B>,
+    from: From,
+) where
+    T: Step<F, S, Sum = S::V>,
+{
+    let mut column = 0;
+    while column < columns {
+        let left = (columns - column).div_ceil(S::LANES);
+        let width = |vectors: usize| (vectors * S::LANES).min(columns - column);
+        let mut vectors = S::TILE_VECTORS.min(left);
+        // SAFETY: the caller promises the operands; columns from `column` on are inside them.
+        unsafe {
+            let o = Operands {
+                b: o.b.add(column),
+                c: o.c.add(column),
+                ..o
+            };
+            // One row alone has registers for a wide strip, which then reads the panel once, in order.
+            if rows == 1 && S::TILE_VECTORS < 4 && left >= 8 {
+                vectors = 8;
+                tile::<F, S, T, 1, 8>(s, width(8), depth, o, from);
+            } else {
+                match vectors {
+                    1 => strip::<F, S, T, 1>(s, rows, width(1), depth, o, from),
+                    3 if S::TILE_VECTORS > 2 => {
+                        strip::<F, S, T, 3>(s, rows, width(3), depth, o, from);
+                    }
+                    4 if S::TILE_VECTORS > 2 => {
+                        strip::<F, S, T, 4>(s, rows, width(4), depth, o, from);
+                    }
+                    _ => strip::<F, S, T, 2>(s, rows, width(2), depth, o, from),
+                }
+            }
+        }
+        column += vectors * S::LANES;
     }
 }
 
@@ -310,12 +360,12 @@ pub(crate) unsafe fn product<F: Real, S: Simd<F>, E: Element<F>>(
     );
 }
 
-struct Product<F, E> {
-    rows: usize,
-    columns: usize,
-    depth: usize,
-    operands: Operands<F, F, E>,
-    from: From,
+pub(super) struct Product<F, E> {
+    pub rows: usize,
+    pub columns: usize,
+    pub depth: usize,
+    pub operands: Operands<F, F, E>,
+    pub from: From,
 }
 
 impl<F: Real, E: Element<F>> Kernel<F> for Product<F, E> {
@@ -330,36 +380,7 @@ impl<F: Real, E: Element<F>> Kernel<F> for Product<F, E> {
             operands: o,
             from,
         } = self;
-        let mut column = 0;
-        while column < columns {
-            let left = (columns - column).div_ceil(S::LANES);
-            let width = |vectors: usize| (vectors * S::LANES).min(columns - column);
-            let mut vectors = S::TILE_VECTORS.min(left);
-            // SAFETY: `product`'s caller promises the operands; columns from `column` on are inside them.
-            unsafe {
-                let o = Operands {
-                    b: o.b.add(column),
-                    c: o.c.add(column),
-                    ..o
-                };
-                // One row alone has registers for a wide strip, which then reads the panel once, in order.
-                if rows == 1 && S::TILE_VECTORS < 4 && left >= 8 {
-                    vectors = 8;
-                    tile::<F, S, Single<E>, 1, 8>(s, width(8), depth, o, from);
-                } else {
-                    match vectors {
-                        1 => strip::<F, S, E, 1>(s, rows, width(1), depth, o, from),
-                        3 if S::TILE_VECTORS > 2 => {
-                            strip::<F, S, E, 3>(s, rows, width(3), depth, o, from);
-                        }
-                        4 if S::TILE_VECTORS > 2 => {
-                            strip::<F, S, E, 4>(s, rows, width(4), depth, o, from);
-                        }
-                        _ => strip::<F, S, E, 2>(s, rows, width(2), depth, o, from),
-                    }
-                }
-            }
-            column += vectors * S::LANES;
-        }
+        // SAFETY: whoever made it promises the operands.
+        unsafe { tiles::<F, S, Single<E>>(s, rows, columns, depth, o, from) };
     }
 }

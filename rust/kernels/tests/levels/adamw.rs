@@ -22,7 +22,9 @@ fn steps_follow_the_algorithm() {
             let (mut got_m, mut got_v) = (vec![0.0; n], vec![0.0; n]);
             for step in 1..6 {
                 let g = values(n, 10 + step);
-                adamw.step(step, &mut got, &single(&g), 0.5, &mut got_m, &mut got_v);
+                let before = std::mem::replace(&mut got, vec![f32::NAN; n]);
+                let moments = [&mut *got_m, &mut *got_v];
+                adamw.step(step, &before, &mut got, &single(&g), 0.5, moments);
                 for i in 0..n {
                     let g = 0.5 * g[i];
                     p[i] -= 0.01 * 0.1 * p[i];

@@ -1,5 +1,5 @@
 use lmrs_kernels::activation::{Activation, activate};
-use lmrs_kernels::linear::{Epilogue, Onto, Packed, Weights, gradient_weight, matmul};
+use lmrs_kernels::linear::{Compute, Epilogue, Onto, Packed, Weights, gradient_weight, matmul};
 use lmrs_kernels::{Rows, RowsMut, team};
 use proptest::prelude::*;
 
@@ -119,7 +119,7 @@ proptest! {
         each_level(|level| {
             let run = || {
                 let mut dw = vec![f32::NAN; o * i];
-                gradient_weight(Rows::new(&dy, t, o), Rows::new(&x, t, i), RowsMut::new(&mut dw, o, i));
+                gradient_weight(Compute::F32, Rows::new(&dy, t, o), Rows::new(&x, t, i), RowsMut::new(&mut dw, o, i));
                 dw
             };
             let dw = run();

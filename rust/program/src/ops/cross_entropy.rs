@@ -50,7 +50,7 @@ impl Operation for CrossEntropy {
         float!(head.x, T => {
             let weight = 1.0 / divisor as T;
             let (logprobs, grads) = if call.needs.contains(&true) {
-                head.gradients(call.spares, &vec![weight; head.labels.len()], call.needs)?
+                head.gradients(call.compute, call.spares, &vec![weight; head.labels.len()], call.needs)?
             } else {
                 (head.logprobs(call)?, Vec::new())
             };
@@ -69,6 +69,8 @@ impl Operation for CrossEntropy {
         let scaled = |kept: &Tensor| {
             if kept.is_empty() {
                 Ok(None)
+            } else if by == 1.0 {
+                Ok(Some(kept.clone()))
             } else {
                 times(saved.spares, kept, by).map(Some)
             }

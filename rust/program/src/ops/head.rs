@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lmrs_kernels::linear::Packed;
+use lmrs_kernels::linear::{Compute, Packed};
 use lmrs_kernels::{Real, RowsMut};
 use lmrs_logprob::{Evaluation, Gradients, Head, Trained};
 use lmrs_tensor::{Element, Error, Result, Tensor};
@@ -116,13 +116,15 @@ impl<'a> Inputs<'a> {
     /// The log-probabilities, and the gradients of `Σ_t -scale[t]·logprob[t]` for the inputs that need one.
     pub fn gradients<T: Real + Element>(
         &self,
+        compute: Compute,
         spares: &Spares,
         scale: &[T],
         needs: &[bool],
     ) -> Result<(Vec<T>, Vec<Option<Tensor>>)> {
         let wants = |index: usize| needs.get(index) == Some(&true);
-        let weight = TwoWay::<T>::of(self.weight, wants(WEIGHT))?;
+        let weight = TwoWay::<T>::of(compute, self.weight, wants(WEIGHT))?;
         let head = Trained {
+            compute,
             weight: weight.both_ways()?,
             bias: self.bias.map(Tensor::values).transpose()?,
             softcap: self.softcap,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use lmrs_kernels::Real;
 use lmrs_kernels::elementwise;
 use lmrs_kernels::linear::{
-    Decoded, Packed, Weight, Weights, apply, gradient_input, gradient_weight,
+    Compute, Decoded, Packed, Weight, Weights, apply, gradient_input, gradient_weight,
 };
 use lmrs_tensor::{Element, Life, Result, Tensor};
 use serde::{Deserialize, Serialize};
@@ -43,7 +43,7 @@ impl Operation for Linear {
         let (x, weight) = (required(NAME, inputs, 0)?, required(NAME, inputs, 1)?);
         float!(x, T => {
             let (rows, bias) = (view::<T>(x)?, optional(inputs, 2).map(Tensor::values).transpose()?);
-            let product = |way: Weight<'_, T>| call.spares.matrix(x.rows(), weight.rows(), |y| apply(rows, way, bias, y));
+            let product = |way: Weight<'_, T>| call.spares.matrix(x.rows(), weight.rows(), |y| apply(call.compute, rows, way, bias, y));
             Ok(if call.needs.get(1) == Some(&true) {
                 product(Weight::Plain(view(weight)?))?
             } else {
@@ -65,14 +65,14 @@ impl Operation for Linear {
             let (mut dx, mut dw, mut db) = (None, None, None);
             if wants(0) {
                 let weight = required(NAME, saved.inputs, 1)?;
-                let way = TwoWay::<T>::of(weight, wants(1))?;
+                let way = TwoWay::<T>::of(saved.compute, weight, wants(1))?;
                 let way = way.both_ways()?;
-                dx = Some(saved.spares.matrix(grad.rows(), weight.width(), |dx| gradient_input(dy, way, dx))?);
+                dx = Some(saved.spares.matrix(grad.rows(), weight.width(), |dx| gradient_input(saved.compute, dy, way, dx))?);
             }
             if wants(1) {
                 let x = required(NAME, saved.inputs, 0)?;
                 let rows = view::<T>(x)?;
-                dw = Some(saved.spares.matrix(dy.width(), x.width(), |dw| gradient_weight(dy, rows, dw))?);
+                dw = Some(saved.spares.matrix(dy.width(), x.width(), |dw| gradient_weight(saved.compute, dy, rows, dw))?);
             }
             if wants(2) {
                 db = Some(saved.spares.vector(dy.width(), |db| elementwise::sum_rows(dy, db))?);
@@ -122,11 +122,12 @@ pub(super) enum TwoWay<'a, T> {
 }
 
 impl<'a, T: Real + Element> TwoWay<'a, T> {
-    pub(super) fn of(weight: &'a Tensor, trained: bool) -> Result<Self> {
+    pub(super) fn of(compute: Compute, weight: &'a Tensor, trained: bool) -> Result<Self> {
         if trained {
             Ok(Self::Trained(weight))
         } else {
-            Ok(Self::Frozen(weight, packed(weight)?))
+            let panels = panels(weight, compute.weights(), Life::Storage)?;
+            Ok(Self::Frozen(weight, panels))
         }
     }
 

@@ -1,11 +1,10 @@
 //! `y = base + scale·(x·Aᵀ)·Bᵀ`, the update of `LoRA` (Hu et al. 2021, eq. 3).
 
 use lmrs_kernels::RowsMut;
-use lmrs_lowrank::{Gradients, LowRank as Pair, Transposed};
+use lmrs_lowrank::{Gradients, LowRank as Pair, Trained};
 use lmrs_tensor::{Error, Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-use super::linear::packed_transpose;
 use super::{float, view};
 use crate::op::{Call, Forward, Operation, Saved, required};
 use crate::{Meta, meta};
@@ -66,8 +65,7 @@ impl Operation for LowRank {
                 None if wants(3) => return Err(Error::Internal("low_rank kept no x·Aᵀ".into())),
                 None => &[],
             };
-            let (from_down, from_up) = (packed_transpose::<T>(a)?, packed_transpose(b)?);
-            let pair = Transposed { a: &from_down, b: &from_up, scale: self.scale as T };
+            let pair = Trained { compute: saved.compute, a: view(a)?, b: view(b)?, scale: self.scale as T };
             let buffer = |wanted: bool, like: &Tensor| wanted.then(|| saved.spares.buffer::<T>(like.len()));
             let (mut dx, mut da, mut db) = (buffer(wants(1), x), buffer(wants(2), a), buffer(wants(3), b));
             pair.gradients(view(x)?, down, view(grad)?, Gradients {

@@ -82,7 +82,7 @@ impl Operation for TokenLogprob {
         let head = head::Inputs::of(NAME, saved.inputs, self.softcap, |label| label < 0)?;
         float!(grad, T => {
             let scale: Vec<T> = grad.values::<T>()?.iter().map(|g| -g).collect();
-            Ok(head.gradients(saved.spares, &scale, saved.needs)?.1)
+            Ok(head.gradients(saved.compute, saved.spares, &scale, saved.needs)?.1)
         })
     }
 }

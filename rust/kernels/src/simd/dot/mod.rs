@@ -58,6 +58,22 @@ pub trait Dot<F: Real>: Simd<F> {
     /// # Safety
     /// They can be written.
     unsafe fn store_bf16(self, to: *mut u16, v: Self::V);
+    /// Stores `LANES` words, each of a value of `low` and one of `high`, both rounded as [`Self::store_bf16`] does.
+    ///
+    /// # Safety
+    /// They can be written.
+    #[inline(always)]
+    unsafe fn store_pairs(self, to: *mut u32, low: Self::V, high: Self::V) {
+        let mut halves = [[0_u16; 16]; 2];
+        // SAFETY: no vector has more than sixteen lanes; the words by the caller's promise.
+        unsafe {
+            self.store_bf16(halves[0].as_mut_ptr(), low);
+            self.store_bf16(halves[1].as_mut_ptr(), high);
+            for i in 0..Self::LANES {
+                *to.add(i) = u32::from(halves[0][i]) | u32::from(halves[1][i]) << 16;
+            }
+        }
+    }
 
     /// Rows and vectors of the tile for bytes.
     const QUAD_TILE: (usize, usize);

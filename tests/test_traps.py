@@ -23,7 +23,7 @@ from lmrs.backend import native
 from lmrs.backend.torch.attention import buckets as torch_buckets
 from lmrs.batch import Batch, Ragged
 from lmrs.errors import ConfigError
-from lmrs.models import LanguageModel
+from lmrs.models import LanguageModel, umt5
 from lmrs.models.config import activation
 from lmrs.models.llama import rope_parameters
 from lmrs.nn.rope import Rope
@@ -204,6 +204,17 @@ def test_t5_tied_head_shrinks_states_and_an_own_head_does_not() -> None:
     assert tied.config.scaled
     assert tied.head.weight is tied.embed.weight
     assert not own.config.scaled
+
+
+def test_umt5_scales_only_where_its_config_says_that_it_is_tied() -> None:
+    fields = json.loads((FIXTURES / "umt5" / "config.json").read_text())
+    assert umt5.Config.from_dict(fields).scaled
+    assert not umt5.Config.from_dict(fields | {"tie_word_embeddings": False}).scaled
+
+
+def test_each_block_of_umt5_has_its_own_biases() -> None:
+    names = {name for name, _ in models.load(FIXTURES / "umt5").named_parameters() if "relative" in name}
+    assert names == {f"{stack}.blocks.{i}.relative" for stack, n in (("encoder", 3), ("decoder", 2)) for i in range(n)}
     assert own.head.weight is not own.embed.weight
 
 

@@ -9,7 +9,7 @@ from lmrs.models.source import Sources
 
 FAMILIES = (
     *("albert", "bert", "distilbert", "elmo", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "llama", "mistral"),
-    *("modernbert", "mt5", "opt", "qwen2", "qwen3", "roberta", "static", "t5", "xlm-roberta"),
+    *("modernbert", "mt5", "opt", "qwen2", "qwen3", "roberta", "static", "t5", "umt5", "xlm-roberta"),
 )
 """The values of ``model_type`` that can be loaded; each is a module beside this one, with _ for -."""
 

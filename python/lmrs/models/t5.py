@@ -31,6 +31,8 @@ class Config:
 
     family: ClassVar[str] = "t5"
     context: ClassVar[int | None] = None
+    own_biases: ClassVar[bool] = False
+    """Whether each block has a table of relative biases of its own."""
     vocabulary: int
     width: int
     layers: int
@@ -113,18 +115,23 @@ def _attention(config: Config, *, causal: bool, cache: str | None) -> RelativeAt
     return RelativeAttention(config.width, config.heads, relative=relative, **options)
 
 
+def _biases(config: Config) -> Parameter:
+    return Parameter(shape=(config.buckets, config.heads.queries))
+
+
 class EncoderBlock(Module):
     """``x + attn(norm1(x))``, then ``x + ff(norm2(x))``."""
 
     def __init__(self, config: Config) -> None:
+        self.relative = _biases(config) if config.own_biases else None
         self.norm1 = RMSNorm(config.width, eps=config.eps)
         self.attn = _attention(config, causal=False, cache=None)
         self.norm2 = RMSNorm(config.width, eps=config.eps)
         self.ff = _feedforward(config)
 
-    def forward(self, x: Value, seqs: Ragged, table: Parameter) -> Value:
+    def forward(self, x: Value, seqs: Ragged, table: Parameter | None) -> Value:
         """``[T, width]`` to ``[T, width]``."""
-        x = x + self.attn(self.norm1(x), seqs, table)
+        x = x + self.attn(self.norm1(x), seqs, self.relative or table)
         return x + self.ff(self.norm2(x))
 
 
@@ -133,6 +140,7 @@ class DecoderBlock(Module):
 
     def __init__(self, config: Config, layer: int) -> None:
         slot = f"decoder.blocks.{layer}"
+        self.relative = _biases(config) if config.own_biases else None
         self.norm1 = RMSNorm(config.width, eps=config.eps)
         self.attn = _attention(config, causal=True, cache=f"{slot}.attn")
         self.norm2 = RMSNorm(config.width, eps=config.eps)
@@ -142,18 +150,18 @@ class DecoderBlock(Module):
         self.norm3 = RMSNorm(config.width, eps=config.eps)
         self.ff = _feedforward(config)
 
-    def forward(self, x: Value, seqs: Ragged, table: Parameter, memory: Value, memory_seqs: Ragged) -> Value:
+    def forward(self, x: Value, seqs: Ragged, table: Parameter | None, memory: Value, memory_seqs: Ragged) -> Value:
         """``x [T, width]``, ``memory [S, width]`` to ``[T, width]``."""
-        x = x + self.attn(self.norm1(x), seqs, table)
+        x = x + self.attn(self.norm1(x), seqs, self.relative or table)
         x = x + self.cross(self.norm2(x), seqs, memory, memory_seqs)
         return x + self.ff(self.norm3(x))
 
 
 class Stack(Module):
-    """Blocks that share a table of relative biases ``relative [buckets, heads]``, and a final norm."""
+    """Blocks and a final norm; unless each has its own, they share relative biases ``relative [buckets, heads]``."""
 
     def __init__(self, config: Config, blocks: list[Module]) -> None:
-        self.relative = Parameter(shape=(config.buckets, config.heads.queries))
+        self.relative = None if config.own_biases else _biases(config)
         self.blocks = blocks
         self.norm = RMSNorm(config.width, eps=config.eps)
 
@@ -207,10 +215,13 @@ def weights(config: Config, names: Collection[str] = ()) -> Sources:
     decoder = ("decoder", config.decoder_layers, {"attn": "SelfAttention", "cross": "EncDecAttention"})
     for stack, layers, attentions in (encoder, decoder):
         sources |= weight(f"{stack}.norm", f"{stack}.final_layer_norm")
-        table = f"{stack}.block.0.layer.0.SelfAttention.relative_attention_bias.weight"
-        sources[f"{stack}.relative"] = Source(table)
+        biases = "0.SelfAttention.relative_attention_bias.weight"
+        if not config.own_biases:
+            sources[f"{stack}.relative"] = Source(f"{stack}.block.0.layer.{biases}")
         for i in range(layers):
             block, stored = f"{stack}.blocks.{i}", f"{stack}.block.{i}.layer"
+            if config.own_biases:
+                sources[f"{block}.relative"] = Source(f"{stored}.{biases}")
             for n, (path, name) in enumerate(attentions.items()):
                 for letter in "qkvo":
                     sources |= weight(f"{block}.{path}.{letter}", f"{stored}.{n}.{name}.{letter}")

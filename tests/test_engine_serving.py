@@ -242,3 +242,96 @@ def test_deltas_that_are_not_there(family: dict[str | None, Any]) -> None:
         engine.load_delta("low", family["low"])
     with pytest.raises(InputError, match="of a model with another config"):
         engine.load_delta("gpt2", bare("gpt2"))
+
+
+# --- deltas of low rank in one batch with their base ---
+
+
+def trained(method: Any, model: Any, seed: int) -> Any:
+    """The model with the method on it, all its own weights drawn at random."""
+    tuned, random = method(model), np.random.default_rng(seed)
+    for parameter in tuned.named_parameters().values():
+        if parameter.trainable:
+            values = random.normal(0, 0.2, parameter.shape).astype(np.float32)
+            parameter.data = native.array(values).tensor
+    return tuned
+
+
+MIXED: dict[str, Any] = {
+    "one": delta.LoRA(rank=4, targets="*.attn.{q,v}", dropout=0.1),
+    "two": delta.LoRA(rank=4, targets="*.attn.{q,v}"),
+    "all": delta.LoRA(rank=3, targets="*.{q,k,v,o,up,down}", rslora=True),
+    "head": delta.LoRA(rank=2, targets="head"),
+    "composed": delta.LoRA(rank=2, targets="*.attn.o"),
+    "scaled": delta.IA3(),
+}
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "qwen3", "gpt_neox", "opt"])
+def test_deltas_of_low_rank_share_a_batch_with_their_base(name: str, dtype: Any) -> None:
+    model = bare(name)
+    methods = {key: method for key, method in MIXED.items() if key != "head" or name in ("llama", "qwen3")}
+    engine = Engine(model, dtype=dtype)
+    for seed, (key, method) in enumerate(methods.items()):
+        engine.load_delta(key, trained(method, model, seed))
+    options: dict[str, Any] = {"max_tokens": 12, "temperature": 0.7, "ignore_eos": True}
+    asked = [(prompt, key) for prompt in PROMPTS[1:5] for key in (None, *engine.deltas)]
+    alone = [engine.generate(prompt, **options, seed=at, delta=key) for at, (prompt, key) in enumerate(asked)]
+    for order in (range(len(asked)), reversed(range(len(asked)))):
+        replies = {at: engine.submit(asked[at][0], **options, seed=at, delta=asked[at][1]) for at in order}
+        assert all(same(replies[at].result(), alone[at]) for at in range(len(asked)))
+    base = engine._base.generator(None)
+    variants = {key: engine._plans(key).generator(None, base).is_variant for key in engine.deltas}
+    # Those that change more than projections run by themselves.
+    assert variants == {key: key not in ("scaled", "head") for key in engine.deltas}
+
+
+def test_variants_come_and_go_while_others_run() -> None:
+    model = bare("llama")
+    engine = Engine(model)
+    options: dict[str, Any] = {"max_tokens": 24, "ignore_eos": True}
+    tuned = {f"d{i}": trained(delta.LoRA(rank=2 + i % 3), model, i) for i in range(12)}
+    expected = {}
+    for key, each in tuned.items():
+        engine.load_delta(key, each)
+        expected[key] = engine.generate(PROMPTS[3], **options, delta=key)
+        engine.unload_delta(key)
+    running = []
+    for key, each in tuned.items():
+        engine.load_delta(key, each)
+        running.append((key, engine.submit(PROMPTS[3], **options, delta=key)))
+        if len(engine.deltas) > 4:
+            engine.unload_delta(engine.deltas[0])
+    assert all(same(reply.result(), expected[key]) for key, reply in running)
+
+
+# --- texts that are read, in the queue of those that are written ---
+
+
+def test_texts_are_read_beside_requests_with_the_bits_of_each_alone() -> None:
+    engine = Engine(bare("llama"), step_tokens=24)
+    texts = [p for p in PROMPTS if p]
+    vectors = [engine.embed(text) for text in texts]
+    rows = [engine.following(text) for text in texts if len(text) > 1]
+    expected = [engine.generate(text, max_tokens=8, ignore_eos=True) for text in texts]
+    replies = [engine.submit(text, max_tokens=8, ignore_eos=True) for text in texts]
+    with ThreadPoolExecutor(8) as pool:
+        embedded = [pool.submit(engine.embed, text) for text in texts]
+        together = pool.submit(engine.embed, texts)
+        followed = [pool.submit(engine.following, text) for text in texts if len(text) > 1]
+        assert all(np.array_equal(got.result(), want) for got, want in zip(embedded, vectors, strict=True))
+        assert np.array_equal(together.result(), np.stack(vectors))
+        assert all(np.array_equal(got.result(), want) for got, want in zip(followed, rows, strict=True))
+    assert all(same(reply.result(), want) for reply, want in zip(replies, expected, strict=True))
+    engine.close()
+
+
+def test_a_reading_that_fails_takes_no_other_with_it() -> None:
+    engine = Engine(bare("bert"))
+    good = engine.embed([3, 4, 5])
+    with ThreadPoolExecutor(8) as pool:
+        bad = [pool.submit(engine.embed_pieces, [([3, 4], [0, 99])]) for _ in range(4)]
+        fine = [pool.submit(engine.embed, [3, 4, 5]) for _ in range(12)]
+        assert all(np.array_equal(each.result(), good) for each in fine)
+        assert all(isinstance(each.exception(), Exception) for each in bad)

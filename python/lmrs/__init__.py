@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lmrs import align, delta, eval, prompting, scaling, train
-    from lmrs.engine import Completion, Engine, Grammar, SentenceEncoder
+    from lmrs.engine import Completion, Engine, Grammar, SentenceEncoder, quantize
     from lmrs.errors import (
         ConfigError,
         Error,
@@ -57,6 +57,7 @@ __all__ = [
     "load",
     "perplexity",
     "prompting",
+    "quantize",
     "scaling",
     "train",
 ]
@@ -72,6 +73,7 @@ _HOME = {
     "Tokenizer": "lmrs.tokenizer",
     "load": "lmrs.models",
     "perplexity": "lmrs.eval",
+    "quantize": "lmrs.engine",
 }
 
 

@@ -43,7 +43,7 @@ def perplexity(
     protocol: Protocol = "rolling",
     window: int | None = None,
     stride: int | None = None,
-    dtype: "DType" = "f32",
+    dtype: "DType | None" = None,
     delta: PathLike | None = None,
     on_done: Callable[[int, int], object] | None = None,
 ) -> Totals:
@@ -97,7 +97,13 @@ def _as_they_end(ray: Any, waiting: list[Any]) -> Iterator[None]:
 
 
 def _shard(
-    model: str, delta: str | None, dtype: "DType", files: list[str], shard: Shard, state: str, reading: dict[str, Any]
+    model: str,
+    delta: str | None,
+    dtype: "DType | None",
+    files: list[str],
+    shard: Shard,
+    state: str,
+    reading: dict[str, Any],
 ) -> None:
     from lmrs.eval.arrow import engine_of
 

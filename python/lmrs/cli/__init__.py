@@ -10,6 +10,7 @@ from lmrs.errors import Error
 
 COMMANDS = (
     "info",
+    "quantize",
     "tokenize",
     "tokenizer",
     "generate",

@@ -27,7 +27,7 @@ Examples:
 @options.dtype
 @options.as_json
 def chat(
-    *, model: Path, system: str | None, delta: Path | None, dtype: DType, as_json: bool, **how: Unpack[Writing]
+    *, model: Path, system: str | None, delta: Path | None, dtype: DType | None, as_json: bool, **how: Unpack[Writing]
 ) -> None:
     """Talk with MODEL, a line a turn; end with Ctrl-D.
 

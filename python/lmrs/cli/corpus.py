@@ -45,7 +45,7 @@ def corpus(
     shard: str,
     state: Path | None,
     delta: Path | None,
-    dtype: DType,
+    dtype: DType | None,
     as_json: bool,
 ) -> None:
     """Score all texts in FILEs: a line each of .txt, a field of .jsonl or .parquet (.txt and .jsonl also .gz).

@@ -32,7 +32,7 @@ Examples:
 @options.dtype
 @options.as_json
 def embed(
-    *, model: Path, texts: tuple[str, ...], pooling: Pooling | None, truncate: bool, dtype: DType, as_json: bool
+    *, model: Path, texts: tuple[str, ...], pooling: Pooling | None, truncate: bool, dtype: DType | None, as_json: bool
 ) -> None:
     """One vector a TEXT (- reads one text a line from standard input).
 

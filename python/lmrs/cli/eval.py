@@ -68,7 +68,7 @@ def eval(
     calibrated: bool,
     plot: Path | None,
     delta: Path | None,
-    dtype: DType,
+    dtype: DType | None,
     as_json: bool,
 ) -> None:
     """Judge MODEL by the items in each FILE, one JSON object a line (.gz too).

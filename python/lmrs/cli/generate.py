@@ -30,7 +30,7 @@ def generate(
     model: Path,
     prompt: str,
     delta: Path | None,
-    dtype: DType,
+    dtype: DType | None,
     as_json: bool,
     **how: Unpack[Writing],
 ) -> None:

@@ -25,8 +25,8 @@ plot = click.option(
 dtype = click.option(
     "--dtype",
     type=click.Choice(get_args(DType)),
-    default="f32",
-    show_default=True,
+    default=None,
+    show_default="f32, or what lmrs quantize chose",
     help="How the weights of linear layers are held; fewer bits are faster and less exact.",
 )
 

@@ -57,7 +57,7 @@ def ppl(
     entropy: bool,
     against: Path | None,
     delta: Path | None,
-    dtype: DType,
+    dtype: DType | None,
     as_json: bool,
 ) -> None:
     """Score the text in FILE (- for standard input): perplexity by token, word and byte, and bits per byte.

@@ -11,13 +11,18 @@ from lmrs.terminal import waiting
 
 
 def open_engine(
-    model: Path, *, delta: Path | None = None, dtype: DType = "f32", cache_bytes: int = CACHE_BYTES
+    model: Path,
+    *,
+    delta: Path | None = None,
+    dtype: DType | None = None,
+    cache: Path | None = None,
+    cache_bytes: int = CACHE_BYTES,
 ) -> Engine:
     """The engine of a checkpoint, with the delta in the directory `delta` on it, its weights held as `dtype`."""
     with waiting(f"loading {model.name}"):
         tree = lmrs.load(model)
         tuned = tree if delta is None else lmrs.delta.load(tree, delta)
-        return Engine(tuned, dtype=dtype, cache_bytes=cache_bytes)
+        return Engine(tuned, dtype=dtype, cache=cache, cache_bytes=cache_bytes)
 
 
 def show(stream: Generator[str, None, Completion], *, after: str = "") -> Completion:

@@ -33,6 +33,12 @@ Examples:
     help="What keys and values may take, those of prompts kept for others included.",
 )
 @options.dtype
+@click.option(
+    "--packed",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Keep packed weights here: the next start maps them.",
+)
 def serve(
     *,
     model: Path,
@@ -43,7 +49,8 @@ def serve(
     api_key: str | None,
     delta_root: Path | None,
     cache_mib: int,
-    dtype: DType,
+    dtype: DType | None,
+    packed: Path | None,
 ) -> None:
     """Serve MODEL over HTTP, as OpenAI's clients expect it: completions, chat, embeddings.
 
@@ -55,7 +62,7 @@ def serve(
         from lmrs.serve.run import run
     except ModuleNotFoundError as error:
         raise click.ClickException(f"{error.name} is not installed: pip install 'lmrs[serve]'") from None
-    engine = open_engine(model, dtype=dtype, cache_bytes=cache_mib << 20)
+    engine = open_engine(model, dtype=dtype, cache=packed, cache_bytes=cache_mib << 20)
     for delta in deltas:
         short, equals, directory = delta.partition("=")
         if not equals or not short or not directory:

@@ -27,7 +27,9 @@ Examples:
 @options.delta
 @options.dtype
 @options.as_json
-def surprisal(*, model: Path, file: str, plot: Path | None, delta: Path | None, dtype: DType, as_json: bool) -> None:
+def surprisal(
+    *, model: Path, file: str, plot: Path | None, delta: Path | None, dtype: DType | None, as_json: bool
+) -> None:
     """Of each word of the text in FILE (- for standard input), -log p in nats after all that is before it.
 
     That the word ends counts for it and not for the next one (Pimentel & Meister 2024); "of its tokens" is without this

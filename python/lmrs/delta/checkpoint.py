@@ -78,7 +78,10 @@ def finite(tensors: peft.Tensors) -> None:
 
 
 def _base(plain: Module) -> str:
-    """The fingerprint of the weights under the deltas."""
+    """The fingerprint of the weights under the deltas; of packed ones, that of those they were packed from."""
+    known = getattr(plain, "fingerprint", None)
+    if known is not None:
+        return str(known)
     weights = sorted(plain.named_parameters().items())
     return fingerprint((path, native.tensor(parameter).numpy()) for path, parameter in weights)
 

@@ -4,13 +4,15 @@ A model is recorded when it is first asked for something; from then on Python on
 """
 
 from lmrs.engine.completion import Beam, Completion, FinishReason, Token
-from lmrs.engine.engine import CACHE_BYTES, Engine
+from lmrs.engine.engine import Engine
 from lmrs.engine.grammar import Grammar
 from lmrs.engine.loop import Load
 from lmrs.engine.memory import Memory
 from lmrs.engine.options import Options, Reading, Writing
+from lmrs.engine.packed import quantize
 from lmrs.engine.plans import DType, KvDtype
 from lmrs.engine.reply import AsyncReply, Reply
+from lmrs.engine.resident import CACHE_BYTES
 from lmrs.engine.sentences import SentenceEncoder
 
 __all__ = [
@@ -31,4 +33,5 @@ __all__ = [
     "SentenceEncoder",
     "Token",
     "Writing",
+    "quantize",
 ]

@@ -1,42 +1,40 @@
-"""The engine: one model, maybe with deltas, for many requests at once."""
+"""The engine: one model, maybe with deltas, for many requests at once.
 
-import os
-import threading
+What is not needed to generate is imported when it is: a small model starts in the time that those imports take.
+"""
+
+from __future__ import annotations
+
 from collections.abc import Callable, Generator, Sequence
 from functools import cached_property
-from typing import Any, TypeVar, Unpack, get_args, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from lmrs import _rs, delta
-from lmrs.engine import scoring
+from lmrs import _rs
+from lmrs.engine import vectors
 from lmrs.engine.completion import Completion
 from lmrs.engine.ends import special
 from lmrs.engine.grammar import Compiled, Grammar
-from lmrs.engine.loop import Load, Loop
-from lmrs.engine.memory import Memory, memory
 from lmrs.engine.options import Ids, Options, Reading, chosen
-from lmrs.engine.plans import DType, KvDtype, Plans
 from lmrs.engine.prompts import Prompt, Prompts, ids_of, listed, prompts_of
 from lmrs.engine.reply import AsyncReply, Reply
+from lmrs.engine.resident import Resident
 from lmrs.errors import InputError
-from lmrs.eval.continuations import Continuation
-from lmrs.eval.protocols import Frame, Protocol, Window, windows
-from lmrs.eval.scores import Score
 from lmrs.models import sentence
-from lmrs.models.beside import find_tokenizer, fitting, tokenizer_of
-from lmrs.models.model import LanguageModel
 from lmrs.ops import Pooling
-from lmrs.tokenizer import Encoding, Tokenizer
+from lmrs.tokenizer import Encoding
+
+if TYPE_CHECKING:
+    from lmrs.eval.continuations import Continuation
+    from lmrs.eval.protocols import Frame, Protocol, Window
+    from lmrs.eval.scores import Score
 
 R = TypeVar("R", Reply, AsyncReply)
 
-CACHE_BYTES = 1 << 30
-"""What keys and values may take if nothing else is said."""
 
-
-class Engine:
+class Engine(Resident):
     """Generates, scores and embeds with ``model``.
 
     Texts are encoded and written by ``tokenizer``, by default the one beside the model's checkpoint; without one,
@@ -46,10 +44,14 @@ class Engine:
 
     ``dtype`` is how the weights of linear layers are held, and with that how they are multiplied; the model is not
     changed, and everything else (norms, attention, deltas beside a layer, sums) stays float32. ``"f32"``: as they are.
-    ``"bf16"``: weights and their inputs rounded to bfloat16. ``"int8"``: bytes, a scale for each output and for each
-    row of inputs, after an orthogonal turn of both. ``"int4"``: four bits, a scale and a least value for 32 weights,
-    inputs in bytes, a scale for 32; the head in int8. Raises InputError
-    for another dtype.
+    ``"bf16"``: weights and their inputs rounded to bfloat16. ``"int8"``: bytes, a bfloat16 scale for 64 weights and a
+    scale for each row of inputs, after an orthogonal turn of both. ``"int4"``: four bits, a scale and a least value for
+    32 weights, inputs in bytes, a scale for 32; the head in int8. None: what the model was packed as by
+    :func:`lmrs.quantize`, else ``"f32"``. Raises InputError for another dtype, and for one that a packed model
+    is not of.
+
+    ``cache`` is a directory for packed weights: what a first start writes there, later ones and other processes map
+    instead of packing again (see :mod:`lmrs.engine.packed`).
 
     ``kv_dtype`` is how the keys and values of earlier tokens are kept while generating: ``"f32"``, ``"bf16"`` (half the
     memory) or ``"int8"`` (a quarter, and a float32 scale a token and head). All of them together, those of prompts kept
@@ -59,98 +61,6 @@ class Engine:
     them) run at once. ``draft``, a smaller model of the same tokens, guesses for requests with ``draft_tokens``; its
     keys and values count as well.
     """
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        *,
-        tokenizer: Tokenizer | None = None,
-        dtype: DType = "f32",
-        kv_dtype: KvDtype = "f32",
-        cache_bytes: int = CACHE_BYTES,
-        share_prefixes: bool = True,
-        step_tokens: int = 512,
-        sequences: int = 64,
-        draft: LanguageModel | None = None,
-    ) -> None:
-        if dtype not in get_args(DType):
-            raise InputError(f"dtype is {dtype!r}, expected one of {', '.join(get_args(DType))}")
-        if kv_dtype not in get_args(KvDtype):
-            raise InputError(f"kv_dtype is {kv_dtype!r}, expected one of {', '.join(get_args(KvDtype))}")
-        for name, value in (("cache_bytes", cache_bytes), ("step_tokens", step_tokens), ("sequences", sequences)):
-            if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value < 2**60:
-                raise InputError(f"{name} is {value!r}, expected an integer, 1 or more")
-        self.model, self.config = model, model.config
-        self.dtype: DType = dtype
-        self.kv_dtype: KvDtype = kv_dtype
-        self._given = tokenizer
-        self._cache_bytes, self._step_tokens, self._sequences = cache_bytes, step_tokens, sequences
-        self._share_prefixes = share_prefixes
-        self._base = Plans(model, dtype=dtype, kv_dtype=kv_dtype)
-        self._draft = None if draft is None else Plans(draft, dtype=dtype, kv_dtype=kv_dtype)
-        self._deltas: dict[str, Plans] = {}
-        self._running: Loop | None = None
-        self._starting = threading.Lock()
-
-    def __repr__(self) -> str:
-        loaded = f" with {', '.join(self._deltas)}" if self._deltas else ""
-        return f"<Engine of {self.model!r} as {self.dtype}{loaded}>"
-
-    def __enter__(self) -> "Engine":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """End the threads that generate; requests that are not finished raise RuntimeError. It may be used again."""
-        running, self._running = self._running, None
-        if running is not None:
-            running.close()
-
-    @property
-    def tokenizer(self) -> Tokenizer:
-        """The tokenizer. Raises InputError if none was given and none lies beside the model's checkpoint."""
-        return self._tokenizer or tokenizer_of(self.model)
-
-    @cached_property
-    def _tokenizer(self) -> Tokenizer | None:
-        return find_tokenizer(self.model) if self._given is None else fitting(self._given, self.model)
-
-    # --- deltas ---
-
-    def load_delta(self, name: str, source: LanguageModel | str | os.PathLike[str]) -> None:
-        """Have requests choose ``delta=name``: a delta directory, or the engine's model with a delta on it.
-
-        Several may be there at once and requests of all run together; weights they share with the model are held once.
-        Raises InputError if the name is taken or a model has other weights, and what :func:`lmrs.delta.load` raises.
-        """
-        if name in self._deltas:
-            raise InputError(f"delta {name!r} is loaded already; unload it first")
-        tuned = delta.load(self.model, source) if isinstance(source, str | os.PathLike) else source
-        if delta.stripped(tuned).config != self.config:
-            raise InputError(f"delta {name!r} is of a model with another config")
-        plans = Plans(tuned, dtype=self.dtype, kv_dtype=self.kv_dtype)
-        self._deltas = {**self._deltas, name: plans}
-
-    def unload_delta(self, name: str) -> None:
-        """Forget a delta; requests that run with it finish with it. Raises InputError if there is none of the name."""
-        self._plans(name)
-        self._deltas = {other: plans for other, plans in self._deltas.items() if other != name}
-
-    @property
-    def deltas(self) -> tuple[str, ...]:
-        """The names of the deltas that are loaded."""
-        return tuple(self._deltas)
-
-    def _plans(self, name: str | None) -> Plans:
-        if name is None:
-            return self._base
-        found = self._deltas.get(name)
-        if found is None:
-            known = ", ".join(self._deltas) or "none"
-            raise InputError(f"delta is {name!r}, expected one that is loaded: {known}")
-        return found
 
     # --- generation ---
 
@@ -193,19 +103,12 @@ class Engine:
         """:meth:`submit` for a coroutine: what it returns is read with ``await`` and ``async for``."""
         return self._submit(prompt, AsyncReply(), options)
 
-    @property
-    def generates(self) -> bool:
-        """Whether the model generates; one that reads texts whole only embeds them."""
-        return self._base.causal
-
-    @property
-    def load(self) -> Load:
-        """What the engine is generating now."""
-        return Load() if self._running is None else self._running.load
-
     def _submit(self, prompt: Prompt, reply: R, options: Options, *, at: int = 0) -> R:
-        generator = self._plans(options.get("delta")).generator(self._native)
+        named, base = options.get("delta"), self._base.generator(self._native)
+        generator = base if named is None else self._plans(named).generator(self._native, base)
         request = chosen(options, at=at, eos=self._eos, encode=self._bare)
+        if request["penalty_alpha"]:
+            generator = self._plans(named).contrast
         if request["grammar"] is not None:
             request["grammar"] = self._compiled(request["grammar"])
         negative = request["negative_prompt"]
@@ -213,46 +116,10 @@ class Engine:
             request["negative_prompt"] = self.tokenizer.encode(negative).ids
         drafts = request["draft_tokens"] and self._draft is not None
         request["drafter"] = self._drafter if drafts else None
-        loop = self._loop
-        number = loop.submit(
-            generator, {"prompt": ids_of(prompt, lambda: self.tokenizer), **request}, options.get("timeout"), reply.sink
-        )
+        loop, ids = self._loop, ids_of(prompt, lambda: self.tokenizer)
+        number = loop.submit(generator, {"prompt": ids, **request}, options.get("timeout"), reply.sink)
         reply.cancel = lambda: loop.cancel(number)
         return reply
-
-    @property
-    def _loop(self) -> Loop:
-        running = self._running
-        if running is None or running.process != os.getpid():
-            with self._starting:
-                running = self._running
-                if running is None or running.process != os.getpid():
-                    running = Loop(
-                        step_tokens=self._step_tokens,
-                        sequences=self._sequences,
-                        cached_tokens=max(self._cache_bytes // max(self._bytes_per_token, 1), 2),
-                        share_prefixes=self._share_prefixes,
-                    )
-                    self._running = running
-        return running
-
-    def plan(self) -> Memory:
-        """What memory it will need, at most, to generate with the limits it has. Raises ConfigError if it does not."""
-        # With prefixes kept, all of the budget is used in time.
-        tokens = self._cache_bytes // max(self._bytes_per_token, 1)
-        return memory(
-            self._base, cache=tokens * self._bytes_per_token, step_tokens=self._step_tokens, sequences=self._sequences
-        )
-
-    @property
-    def _bytes_per_token(self) -> int:
-        generators = [self._base.generator(self._native), *([] if self._draft is None else [self._drafter])]
-        return sum(generator.bytes_per_token for generator in generators)
-
-    @property
-    def _drafter(self) -> _rs.Generator:
-        assert self._draft is not None
-        return self._draft.generator(None)
 
     def prepare(self, grammar: Grammar) -> None:
         """Compile a grammar, or find it compiled: a request that has it then starts at once. Raises InputError."""
@@ -274,18 +141,22 @@ class Engine:
         Raises InputError for an empty text, one with too few tokens, or an option out of range; ConfigError if the
         model does not predict the next token.
         """
+        from lmrs.engine import scoring
+
         plans = self._plans(reading.get("delta"))
         plans.logprob(None)
         many = [texts] if isinstance(texts, str) else texts
         frame = self._frame(window=reading.get("window"), stride=reading.get("stride"))
         encodings = self._encoded(many, "score", add_special_tokens=False)
-        scores = scoring.score(plans, many, encodings, frame=frame, reading=reading)
+        scores = scoring.score(plans, self._loop.score, many, encodings, frame=frame, reading=reading)
         return scores[0] if isinstance(texts, str) else scores
 
     def windows(
         self, text: str, *, protocol: Protocol = "rolling", window: int | None = None, stride: int | None = None
     ) -> list[Window]:
         """What :meth:`score` reads of a text, and which tokens it scores. Raises InputError as it does."""
+        from lmrs.eval.protocols import windows
+
         (encoding,) = self._encoded([text], "score", add_special_tokens=False)
         return windows(encoding.ids, protocol=protocol, frame=self._frame(window=window, stride=stride))
 
@@ -304,6 +175,8 @@ class Engine:
         return next(iter(self._eos), None) if begin is None else begin
 
     def _frame(self, *, window: int | None, stride: int | None) -> Frame:
+        from lmrs.eval.protocols import Frame
+
         return Frame(context=self.config.context, window=window, stride=stride, prefix=self.prefix)
 
     def continuations(self, pairs: Sequence[tuple[str, str]]) -> list[Continuation]:
@@ -314,6 +187,8 @@ class Engine:
         no bit. Raises InputError for a continuation that is empty or longer than the
         context of the model; ConfigError if the model does not predict the next token.
         """
+        from lmrs.engine import scoring
+
         self._base.logprob(0)
         return scoring.continuations(self._base, self.tokenizer, pairs, prefix=self.prefix)
 
@@ -323,7 +198,9 @@ class Engine:
         The columns are those of :func:`lmrs.ops.token_logprob`: log-probability, log-sum-exp, entropy, rank, then the
         likeliest ids and their log-probabilities. Raises InputError for an id out of range.
         """
-        return scoring.following(self._plans(delta), list(ids), top_k=top_k)
+        from lmrs.engine import scoring
+
+        return scoring.following(self._plans(delta), self._loop.score, list(ids), top_k=top_k)
 
     # --- embeddings ---
 
@@ -344,8 +221,8 @@ class Engine:
         """
         given, several = listed(texts)
         rows = self.pieces(given, truncate=truncate)
-        vectors = self.embed_pieces(rows, pooling=pooling, normalize=normalize, delta=delta)
-        return vectors if several else vectors[0]
+        found = self.embed_pieces(rows, pooling=pooling, normalize=normalize, delta=delta)
+        return found if several else found[0]
 
     def embed_pieces(
         self,
@@ -361,32 +238,38 @@ class Engine:
             return np.zeros((0, self.config.width), np.float32)
         plan = plans.pooled(pooling or (said.pooling if said else "mean"))
         unit = bool(said and said.normalize) if normalize is None else normalize
-        vectors: npt.NDArray[np.float32] = _rs.embed(plan, pieces, normalize=unit, **plans.bounds).numpy()
-        return vectors
+        return self._loop.embed(plan, pieces, normalize=unit, **plans.bounds)
+
+    @property
+    def labels(self) -> int:
+        """How many labels :meth:`classify` tells apart; 0 if the model does not classify."""
+        return int(getattr(self.config, "labels", 0))
+
+    def classify(
+        self, texts: Sequence[str | Ids | tuple[str, str]], *, truncate: bool = False, delta: str | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The logits of each text's labels, ``[n, labels]``; a pair of texts is read as one, as a cross-encoder does.
+
+        Options and errors are those of :meth:`embed`; ConfigError if the model has no head of sequence classification.
+        """
+        plans = self._plans(delta)
+        plan, rows = plans.labels, self.pieces(texts, truncate=truncate)
+        if not rows:
+            return np.zeros((0, self.labels), np.float32)
+        return self._loop.embed(plan, rows, normalize=False, **plans.bounds)
+
+    def pieces(
+        self, texts: Sequence[str | Ids | tuple[str, str]], *, truncate: bool = False
+    ) -> list[tuple[list[int], list[int]]]:
+        """The ids and segments of each text, as :meth:`embed` reads them. Raises InputError for one too long."""
+        needed = any(isinstance(text, str | tuple) for text in texts)
+        return vectors.pieces(self.tokenizer if needed else None, texts, most=self.longest, truncate=truncate)
 
     @property
     def longest(self) -> int | None:
         """The most tokens of a text that is embedded: the context, or less if the checkpoint's directory says so."""
         limits = (self.config.context, self._sentence.max_length if self._sentence else None)
         return min((limit for limit in limits if limit is not None), default=None)
-
-    def pieces(self, texts: Sequence[str | Ids], *, truncate: bool = False) -> list[tuple[list[int], list[int]]]:
-        """The ids and segments of each text, as :meth:`embed` reads them. Raises InputError for one too long."""
-        most = self.longest
-        written = [text for text in texts if isinstance(text, str)]
-        encodings = iter(self._encoded(written, "embed", max_length=most if truncate else None) if written else ())
-        rows: list[tuple[list[int], list[int]]] = []
-        for text in texts:
-            if isinstance(text, str):
-                encoding = next(encodings)
-                rows.append((encoding.ids, encoding.type_ids))
-            else:
-                ids = list(text)[: most if truncate else None]
-                rows.append((ids, [0] * len(ids)))
-        for at, (ids, _) in enumerate(rows):
-            if most is not None and len(ids) > most:
-                raise InputError(f"text {at} has {len(ids)} tokens, expected at most {most}; truncate=True cuts it")
-        return rows
 
     def _encoded(self, texts: list[str], what: str, **options: Any) -> list[Encoding]:
         if "" in texts:
@@ -395,10 +278,6 @@ class Engine:
 
     def _bare(self, text: str) -> list[int]:
         return self.tokenizer.encode(text, add_special_tokens=False).ids
-
-    @property
-    def _native(self) -> _rs.Tokenizer | None:
-        return None if self._tokenizer is None else self._tokenizer.native
 
     @cached_property
     def _sentence(self) -> sentence.Sentence | None:

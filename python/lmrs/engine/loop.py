@@ -3,14 +3,16 @@
 import os
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
+import numpy.typing as npt
 
 from lmrs import _rs
 from lmrs.engine.completion import Beam, Completion, Event, Token
+from lmrs.engine.plans import Bounds
 
 Sink = Callable[[Event], None]
 
@@ -19,9 +21,9 @@ Sink = Callable[[Event], None]
 class Load:
     """What an engine is doing.
 
-    ``running`` and ``waiting`` are requests; ``cached_bytes`` the memory of their keys and values, ``prefix_bytes`` of
-    those of prompts kept for later (blocks shared between them count for both); ``steps`` and ``tokens`` are since the
-    engine started.
+    ``running`` and ``waiting`` are requests, and calls that embed or score among those that run; ``cached_bytes`` the
+    memory of their keys and values, ``prefix_bytes`` of those of prompts kept for later (blocks shared between them
+    count for both); ``steps`` and ``tokens`` are since the engine started.
     """
 
     running: int = 0
@@ -69,6 +71,27 @@ class Loop:
             known = self._sinks.pop(number, None)
         if known is not None:
             self._service.cancel(number)
+
+    def score(
+        self, plan: _rs.Plan, windows: Sequence[tuple[Sequence[int], Sequence[int]]], **bounds: Unpack[Bounds]
+    ) -> list[npt.NDArray[np.float32]]:
+        """What ``plan`` says of the rows of each window (ids, labels) that have a label; -1 is none.
+
+        Like those of :meth:`embed`, its texts share steps with those of other calls, in turn with those of requests.
+        """
+        return self._service.score(plan, windows, **bounds)
+
+    def embed(
+        self,
+        plan: _rs.Plan,
+        texts: Sequence[tuple[Sequence[int], Sequence[int]]],
+        *,
+        normalize: bool,
+        **bounds: Unpack[Bounds],
+    ) -> npt.NDArray[np.float32]:
+        """What ``plan`` makes of each text (ids, segments), a row each, of length 1 if ``normalize``."""
+        vectors: npt.NDArray[np.float32] = self._service.embed(plan, texts, normalize=normalize, **bounds).numpy()
+        return vectors
 
     @property
     def load(self) -> Load:

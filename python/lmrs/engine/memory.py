@@ -19,7 +19,7 @@ def weight_files(source: Path) -> list[Path]:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes an engine needs while it generates, beyond what its process held before the model was loaded.
+    """Bytes an engine needs while it works, beyond what its process held before the model was loaded.
 
     ``weights`` are the packed ones; ``checkpoint`` are weights as the model holds them: pages of its file, which the
     system takes back when it needs them, or memory if they were made or changed. ``cache`` is the most that keys and
@@ -40,7 +40,10 @@ class Memory:
 
 def memory(plans: Plans, *, cache: int, step_tokens: int, sequences: int) -> Memory:
     """What an engine over ``plans`` needs with these limits."""
-    plan, threads = plans.logits, machine.threads()
+    threads = machine.threads()
+    plan, vocabulary = (plans.logits, plans.bounds["vocabulary"]) if plans.causal else (plans.pooled("mean"), 0)
+    # A text longer than a step is embedded whole.
+    rows = step_tokens if plans.causal else max(step_tokens, plans.bounds["context"] or 0)
     source = plans.model.source
     files = [] if source is None else weight_files(Path(source))
     held = sum(file.stat().st_size for file in files)
@@ -48,6 +51,6 @@ def memory(plans: Plans, *, cache: int, step_tokens: int, sequences: int) -> Mem
         weights=plan.bytes,
         checkpoint=held or 4 * sum(parameter.size for parameter in plans.model.named_parameters().values()),
         cache=cache,
-        values=plan.working_bytes(step_tokens, min(sequences, step_tokens)),
-        sampling=threads * SAMPLING * plans.bounds["vocabulary"],
+        values=plan.working_bytes(rows, min(sequences, rows)),
+        sampling=threads * SAMPLING * vocabulary,
     )

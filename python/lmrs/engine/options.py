@@ -1,11 +1,15 @@
 """What may be asked of an engine, checked."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from lmrs.engine.grammar import Grammar
 from lmrs.errors import InputError
-from lmrs.eval.protocols import Protocol
+
+if TYPE_CHECKING:
+    from lmrs.eval.protocols import Protocol
 
 Ids = Sequence[int]
 
@@ -28,6 +32,8 @@ class Writing(TypedDict, total=False):
     ``beams`` (1): so many texts go on at once, and the completion is the one with the highest
     Σ log p / lengthᵖ, ``length_penalty`` (1) being p; ``early_stopping`` (False) is transformers', True, False or
     "never". ``guidance`` (1) is the scale of classifier-free guidance away from ``negative_prompt`` (None).
+    ``penalty_alpha`` (0: off) is α of contrastive search (Su et al., 2022): of the ``top_k`` likeliest tokens the one
+    with the largest (1 - α)·p - α·cos, cos being the likeness of its state to the most similar earlier one.
     ``grammar`` (None) is what the text must be, a :class:`lmrs.Grammar`.
     """
 
@@ -53,6 +59,7 @@ class Writing(TypedDict, total=False):
     length_penalty: float
     early_stopping: bool | Literal["never"]
     guidance: float
+    penalty_alpha: float
     negative_prompt: str | Ids | None
     grammar: Grammar | None
 
@@ -116,6 +123,7 @@ DEFAULTS: Options = {
     "length_penalty": 1.0,
     "early_stopping": False,
     "guidance": 1.0,
+    "penalty_alpha": 0.0,
     "negative_prompt": None,
     "grammar": None,
     "top_logprobs": 0,
@@ -146,6 +154,7 @@ _NUMBERS = (
     "frequency_penalty",
     "length_penalty",
     "guidance",
+    "penalty_alpha",
 )
 
 

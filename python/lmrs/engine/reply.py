@@ -1,10 +1,13 @@
 """A completion that is being written."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 from lmrs.engine.completion import Completion, Event, Token
+
+if TYPE_CHECKING:
+    pass
 
 Cancel = Callable[[], None]
 
@@ -56,6 +59,9 @@ class AsyncReply:
     """A completion as it is written, for :mod:`asyncio`: an iterator over its tokens, and :meth:`result`."""
 
     def __init__(self) -> None:
+        # Here, since it takes as long to import as a small model to start.
+        import asyncio
+
         self.cancel: Cancel = lambda: None
         """End it; the memory it holds is free before the engine's next step."""
         self._loop = asyncio.get_running_loop()

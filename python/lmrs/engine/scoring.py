@@ -1,7 +1,7 @@
 """How well a model predicts a text."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,9 +15,12 @@ from lmrs.eval.protocols import Frame, windows
 from lmrs.eval.scores import Details, Score, count_words
 from lmrs.tokenizer import Encoding, Tokenizer
 
+Judge = Callable[..., list[npt.NDArray[np.float32]]]
+"""Runs a plan over windows: :meth:`lmrs.engine.loop.Loop.score`."""
+
 
 def score(
-    plans: Plans, texts: Sequence[str], encodings: Sequence[Encoding], *, frame: Frame, reading: Reading
+    plans: Plans, judge: Judge, texts: Sequence[str], encodings: Sequence[Encoding], *, frame: Frame, reading: Reading
 ) -> list[Score]:
     """See :meth:`lmrs.Engine.score`."""
     expect_known(reading, Reading.__annotations__)
@@ -25,7 +28,7 @@ def score(
     plan = plans.logprob(top_k)
     cut = [windows(encoding.ids, protocol=protocol, frame=frame) for encoding in encodings]
     flat = [(window.inputs, window.labels()) for part in cut for window in part]
-    rows = iter(_rs.score(plan, flat, **plans.bounds))
+    rows = iter(judge(plan, flat, **plans.bounds))
     scores = []
     for text, part in zip(texts, cut, strict=True):
         found = [next(rows).reshape(len(window.targets), -1) for window in part]
@@ -53,7 +56,7 @@ def continuations(
     plan, context = plans.logprob(0), plans.bounds["context"]
     frames = [fitted(*boundary(tokenizer, before, text, prefix=prefix), context=context) for before, text in pairs]
     cut = [(window.inputs, window.labels()) for window, _ in frames]
-    rows = _rs.score(plan, cut, shared=True, **plans.bounds)
+    rows = _rs.score(plan, cut, **plans.bounds)
     found = []
     for (window, dropped), row in zip(frames, rows, strict=True):
         table = row.reshape(len(window.targets), -1)
@@ -69,11 +72,11 @@ def continuations(
     return found
 
 
-def following(plans: Plans, ids: Sequence[int], *, top_k: int) -> npt.NDArray[np.float32]:
+def following(plans: Plans, judge: Judge, ids: Sequence[int], *, top_k: int) -> npt.NDArray[np.float32]:
     """See :meth:`lmrs.Engine.following`."""
     plan = plans.logprob(top_k)
     labels = [*ids[1:], -1]
-    (row,) = _rs.score(plan, [(ids, labels)], **plans.bounds)
+    (row,) = judge(plan, [(ids, labels)], **plans.bounds)
     return row.reshape(len(ids) - 1, -1)
 
 

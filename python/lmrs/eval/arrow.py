@@ -42,7 +42,7 @@ class ArrowScorer:
     protocol: Protocol = "rolling"
     window: int | None = None
     stride: int | None = None
-    dtype: "DType" = "f32"
+    dtype: "DType | None" = None
     delta: str | None = None
 
     def __call__(self, batch: Any) -> Any:
@@ -100,7 +100,7 @@ def totals(batches: Iterable[Any], *, protocol: Protocol = "rolling") -> Totals:
 
 
 @cache
-def engine_of(model: str, delta: str | None, dtype: "DType") -> "Engine":
+def engine_of(model: str, delta: str | None, dtype: "DType | None") -> "Engine":
     """One engine a process for each setting."""
     import lmrs
 

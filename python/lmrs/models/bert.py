@@ -25,7 +25,8 @@ _DECODER = "cls.predictions.decoder.weight"
 class Config:
     """``segments`` is the number of token types (0: none); the last flags say which parts there are above the encoder.
 
-    ``offset`` is the number of rows of the file's position table before that of the first position.
+    ``labels`` is how many a head of sequence classification tells apart (0: there is none). ``offset`` is the number of
+    rows of the file's position table before that of the first position.
     """
 
     family: ClassVar[str] = "bert"
@@ -43,6 +44,7 @@ class Config:
     mlm: bool = True
     pooler: bool = False
     next_sentence: bool = False
+    labels: int = 0
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], names: Collection[str] | None = None) -> "Config":
@@ -67,14 +69,16 @@ class Config:
             mlm=names is None or "cls.predictions.bias" in names,
             pooler=names is not None and any(name.endswith("pooler.dense.weight") for name in names),
             next_sentence=names is not None and "cls.seq_relationship.weight" in names,
+            labels=_labels(fields, names or ()),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The fields transformers reads."""
         whole = "BertForPreTraining" if self.next_sentence else "BertForMaskedLM"
+        bare = "BertForSequenceClassification" if self.labels else "BertModel"
         return {
             "model_type": self.family,
-            "architectures": [whole if self.mlm else "BertModel"],
+            "architectures": [whole if self.mlm else bare],
             "vocab_size": self.vocabulary,
             "hidden_size": self.width,
             "num_hidden_layers": self.layers,
@@ -123,6 +127,8 @@ class Model(LanguageModel):
             self.pooler = Linear(config.width, config.width)
         if config.next_sentence:
             self.next_sentence = Linear(config.width, 2)
+        if config.labels:
+            self.classifier = Linear(config.width, config.labels)
         if config.mlm:
             self.transform = Linear(config.width, config.width)
             self.transform_norm = LayerNorm(config.width, eps=config.eps)
@@ -145,6 +151,12 @@ class Model(LanguageModel):
         Raises ConfigError if the file had no pooler.
         """
         return self.pooled_of(self.states(batch), batch.seqs)
+
+    def classify(self, batch: Batch) -> Value:
+        """The logits of each sequence's labels, ``[sequences, labels]``. Raises ConfigError without such a head."""
+        if not self.config.labels:
+            raise ConfigError(f"this {self.config.family} has no head of sequence classification: its file holds none")
+        return self.classifier(self.pooled(batch))
 
     def hidden(self, batch: Batch) -> Value:
         """``norm(act(dense(states)))``, what goes into the masked-token head. Raises ConfigError if there is none."""
@@ -176,7 +188,7 @@ def copies(_fields: Mapping[str, Any], names: Collection[str]) -> dict[str, str]
 
 def weights(config: Config, names: Collection[str] = ()) -> Sources:
     """Where each parameter is in a checkpoint with these tensor names; as transformers writes it if none are given."""
-    start = "" if not names and not config.mlm else "bert."
+    start = "" if not names and not config.mlm and not config.labels else "bert."
     sources: Sources = {}
     for path, name in (("embed", "word"), ("positions", "position"), ("segments", "token_type")):
         sources |= weight(path, f"{start}embeddings.{name}_embeddings")
@@ -186,6 +198,8 @@ def weights(config: Config, names: Collection[str] = ()) -> Sources:
         sources |= both("pooler", f"{start}pooler.dense")
     if config.next_sentence:
         sources |= both("next_sentence", "cls.seq_relationship")
+    if config.labels:
+        sources |= both("classifier", "classifier")
     if config.mlm:
         sources |= both("transform", "cls.predictions.transform.dense")
         sources |= both("transform_norm", "cls.predictions.transform.LayerNorm")
@@ -193,6 +207,14 @@ def weights(config: Config, names: Collection[str] = ()) -> Sources:
         if not config.tied:
             sources["head.weight"] = Source(_DECODER)
     return {path: Source(_stored(source.name, names)) for path, source in sources.items()} if names else sources
+
+
+def _labels(fields: Mapping[str, Any], names: Collection[str]) -> int:
+    """The labels of a whole sequence; a head without a pooler is of tokens."""
+    if not {"classifier.weight", "bert.pooler.dense.weight"} <= set(names):
+        return 0
+    named = fields.get("id2label")
+    return len(named) if isinstance(named, Mapping) and named else 2
 
 
 def blocks(config: Config, stored: str) -> Sources:

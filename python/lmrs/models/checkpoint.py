@@ -10,6 +10,7 @@ from lmrs.backend import native
 from lmrs.errors import ConfigError, InputError
 from lmrs.files import replaced_directory, write_json
 from lmrs.initialise import place_constants
+from lmrs.models import packed
 from lmrs.models.beside import companions
 from lmrs.models.family import family
 from lmrs.models.model import Config, LanguageModel
@@ -33,6 +34,12 @@ def load(path: str | os.PathLike[str], *, dtype: Literal["float32", "float64"] =
     if dtype not in ("float32", "float64"):
         raise InputError(f"dtype is {dtype!r}, expected float32 or float64")
     checkpoint = open_checkpoint(path)
+    if packed.is_packed(checkpoint):
+        if dtype != "float32":
+            raise InputError(f"{os.fspath(path)} holds packed weights, which are read as float32, not {dtype}")
+        model = packed.read(checkpoint)
+        model.source = checkpoint.path
+        return model
     try:
         model, sources, problems = _plan(checkpoint)
     except ConfigError as error:
@@ -50,6 +57,8 @@ def inspect(path: str | os.PathLike[str]) -> tuple[LanguageModel, Checkpoint, li
     Raises as :func:`load` does, but for the mismatches.
     """
     checkpoint = open_checkpoint(path)
+    if packed.is_packed(checkpoint):
+        return packed.read(checkpoint), checkpoint, []
     try:
         model, _, problems = _plan(checkpoint)
     except ConfigError as error:

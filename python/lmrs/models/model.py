@@ -40,6 +40,7 @@ class LanguageModel(Module):
     metadata: Mapping[str, Any]
     head: Head
     source: Path | None = None
+    fingerprint: str | None = None
 
     def __repr__(self) -> str:
         count = sum(parameter.size for parameter in self.named_parameters().values())

@@ -54,7 +54,7 @@ def _embed(server: Server, texts: list[Any], delta: str | None) -> tuple[Any, in
 
 
 async def rerank(request: Request) -> Response:
-    """`/rerank`: documents by the cosine of their vector and the query's."""
+    """`/rerank`: documents by what a cross-encoder says of query and document, else by the cosine of their vectors."""
     server, fields, delta = await _asked(request)
     query = fields.text("query")
     documents = fields.texts("documents", most=server.limits.texts - 1)
@@ -63,12 +63,26 @@ async def rerank(request: Request) -> Response:
     most = fields.integer("top_n", len(documents), least=1, most=server.limits.texts)
     fields.flag("return_documents")
     fields.done()
-    vectors, tokens = await server.work(_embed, server, [query, *documents], delta)
-    lengths = np.linalg.norm(vectors, axis=1).clip(1e-12)
-    scores = (vectors[1:] @ vectors[0]) / (lengths[1:] * lengths[0])
+    judge = _judged if server.engine.labels == 1 else _compared
+    scores, tokens = await server.work(judge, server, query, documents, delta)
     order = sorted(range(len(documents)), key=lambda at: (-scores[at], at))[:most]
     results = [{"index": at, "relevance_score": float(scores[at]), "document": {"text": documents[at]}} for at in order]
     return JSONResponse({"results": results, "usage": {"total_tokens": tokens}})
+
+
+def _judged(server: Server, query: str, documents: list[str], delta: str | None) -> tuple[Any, int]:
+    """The probability that a cross-encoder of one label gives each pair."""
+    pairs = [(query, document) for document in documents]
+    tokens = sum(len(row) for row, _ in server.engine.pieces(pairs))
+    server.metrics.prompt_tokens.inc(tokens)
+    logits = server.engine.classify(pairs, delta=delta)[:, 0].astype(np.float64)
+    return 1 / (1 + np.exp(-logits)), tokens
+
+
+def _compared(server: Server, query: str, documents: list[str], delta: str | None) -> tuple[Any, int]:
+    vectors, tokens = _embed(server, [query, *documents], delta)
+    lengths = np.linalg.norm(vectors, axis=1).clip(1e-12)
+    return (vectors[1:] @ vectors[0]) / (lengths[1:] * lengths[0]), tokens
 
 
 async def score(request: Request) -> Response:

@@ -35,6 +35,11 @@ impl Packing {
         self.ids.len()
     }
 
+    /// Tokens and selected rows so far.
+    pub fn extent(&self) -> [usize; 2] {
+        [self.ids.len(), self.select.len()]
+    }
+
     /// Sequences so far.
     pub fn sequences(&self) -> usize {
         self.starts.len() - 1

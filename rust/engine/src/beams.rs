@@ -72,6 +72,18 @@ pub struct Line {
     logprobs: Vec<f32>,
 }
 
+impl Line {
+    /// One that begins with `tokens`, all but the last of which `cache` holds.
+    pub fn new(tokens: Vec<u32>, cache: SequenceCache) -> Self {
+        Self {
+            tokens,
+            cache,
+            score: 0.0,
+            logprobs: Vec::new(),
+        }
+    }
+}
+
 /// A text that ended.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Beam {

@@ -4,11 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use lmrs_kernels::team;
-use lmrs_program::{Ragged, Spares};
+use lmrs_program::Spares;
 use lmrs_tensor::{Error, Result, Tensor};
 
-use crate::batch::Packing;
-use crate::cache::BatchCache;
 use crate::generator::Generator;
 use crate::prefixes::Prefixes;
 use crate::request::{Completion, Finish, Request};
@@ -88,7 +86,7 @@ impl Generation {
             priority: request.priority,
             source,
             tokens,
-            beams: request.search.map_or(1, |search| search.beams),
+            beams: request.lines(),
         });
         let sequence = Sequence::new(Arc::clone(generator), request, most);
         self.sequences.insert(id, sequence);
@@ -143,7 +141,7 @@ impl Generation {
             let Some(sequence) = sequences.get_mut(&id) else {
                 return 0;
             };
-            if sequence.generator.encoder.is_some() {
+            if sequence.generator.encoder.is_some() || sequence.candidates.is_some() {
                 return 0;
             }
             let generator = Arc::clone(&sequence.generator);
@@ -166,8 +164,8 @@ impl Generation {
         self.prefixes
             .shrink(room.saturating_sub(self.scheduler.held()));
         let mut progress = Vec::new();
-        for (generator, spans) in self.by_generator(step.spans) {
-            match self.compute(&generator, &spans) {
+        for (model, spans) in self.by_model(step.spans) {
+            match self.compute(&model, &spans) {
                 Ok(logits) => {
                     self.keep_prompts(&spans);
                     let going = self.choose(&spans, &logits, &mut progress);
@@ -199,89 +197,6 @@ impl Generation {
             between()?;
         }
         Ok(completions.into_values().collect())
-    }
-
-    /// The spans of each model, in the order in which the models first appear.
-    fn by_generator(&self, spans: Vec<Span>) -> Vec<(Arc<Generator>, Vec<Span>)> {
-        let mut groups: Vec<(Arc<Generator>, Vec<Span>)> = Vec::new();
-        for span in spans {
-            let Some(sequence) = self.sequences.get(&span.id) else {
-                continue;
-            };
-            let same =
-                |(known, _): &&mut (Arc<Generator>, _)| Arc::ptr_eq(known, &sequence.generator);
-            match groups.iter_mut().find(same) {
-                Some((_, group)) => group.push(span),
-                None => groups.push((Arc::clone(&sequence.generator), vec![span])),
-            }
-        }
-        groups
-    }
-
-    /// The logits of the spans that end their sequence, one row each.
-    fn compute(&mut self, generator: &Generator, spans: &[Span]) -> Result<Tensor> {
-        let lost = || Error::Internal("a span of a request that is not there".into());
-        let memory = self.encode(generator, spans)?;
-        self.read_others(generator, spans)?;
-        let mut packing = Packing::new();
-        let mut caches = Vec::with_capacity(spans.len());
-        let mut sequences: BTreeMap<Id, &mut Sequence> =
-            self.sequences.iter_mut().map(|(&id, s)| (id, s)).collect();
-        for span in spans {
-            let sequence = sequences.remove(&span.id).ok_or_else(lost)?;
-            sequence.drafts.truncate(span.drafts);
-            let drafts = sequence.drafts.clone();
-            for (tokens, cache) in sequence.lines() {
-                let tokens = tokens.get(span.tokens.clone()).ok_or_else(lost)?;
-                packing.push(&[tokens, &*drafts].concat(), span.tokens.start);
-                if span.last {
-                    packing.select_last(1 + drafts.len());
-                }
-                caches.push(cache);
-            }
-        }
-        let mut cache = BatchCache(caches);
-        let outputs =
-            generator
-                .logits
-                .run(&packing.bindings(memory)?, Some(&mut cache), &self.spares)?;
-        let logits = outputs.into_iter().next();
-        logits.ok_or_else(|| Error::Internal("a program of logits without output".into()))
-    }
-
-    /// The encoder's states for sequences that start in this step; the others have read theirs into the cache.
-    fn encode(
-        &mut self,
-        generator: &Generator,
-        spans: &[Span],
-    ) -> Result<Option<(Tensor, Ragged)>> {
-        let Some(encoder) = &generator.encoder else {
-            return Ok(None);
-        };
-        let mut packing = Packing::new();
-        let mut starts = vec![0];
-        for span in spans {
-            let Some(sequence) = self.sequences.get(&span.id) else {
-                continue;
-            };
-            for _ in 0..sequence.count() {
-                if span.tokens.start == 0 {
-                    packing.push(&sequence.request.prompt, 0);
-                }
-                starts.push(packing.tokens());
-            }
-        }
-        let starts = Ragged::new(&starts)?;
-        if packing.sequences() == 0 {
-            return Ok(Some((Tensor::zeros::<f32>([0, encoder.width]), starts)));
-        }
-        let states = encoder
-            .plan
-            .run(&packing.bindings(None)?, None, &self.spares)?
-            .into_iter()
-            .next();
-        let states = states.ok_or_else(|| Error::Internal("an encoder without output".into()))?;
-        Ok(Some((states, starts)))
     }
 
     /// Keeps the prompts that were read to their end, for those that begin alike.
@@ -394,7 +309,9 @@ impl Generation {
 
 /// Keeps the first `read` tokens of `sequence`, which it has computed, for those that begin alike.
 fn keep(prefixes: &mut Prefixes, limits: Limits, sequence: &Sequence, read: usize) {
-    let plain = sequence.generator.encoder.is_none() && sequence.beams.is_none();
+    let plain = sequence.generator.encoder.is_none()
+        && sequence.beams.is_none()
+        && sequence.candidates.is_none();
     if let Some(tokens) = sequence.tokens.get(..read)
         && plain
         && limits.share_prefixes

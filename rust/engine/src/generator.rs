@@ -1,10 +1,11 @@
 //! A model that writes, as the step loop needs it.
 
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use lmrs_kernels::attention::KvType;
-use lmrs_program::{Dim, Op, Plan};
+use lmrs_program::{Dim, Op, Plan, Site, Updates};
 use lmrs_tensor::{Error, Result};
 
 use crate::request::{Request, check_ids};
@@ -25,7 +26,36 @@ pub struct Generator {
     pub kv: KvType,
     /// Writes the text; without it completions have tokens only.
     pub detokenizer: Option<Arc<dyn Detokenizer>>,
+    /// The model that it only adds to, so that its rows may be computed with that one's.
+    pub variant: Option<Variant>,
+    /// Plans for rows of several such variants.
+    pub variants: Variants,
 }
+
+/// What a model adds to another.
+pub struct Variant {
+    /// The other.
+    pub base: Arc<Generator>,
+    /// What it adds.
+    pub updates: Updates,
+}
+
+impl Variant {
+    /// That of `logits` to `base`; `None` if it differs in more than low-rank updates.
+    pub fn between(base: &Arc<Generator>, logits: &Plan, kv: KvType) -> Option<Self> {
+        let alike = base.encoder.is_none() && base.variant.is_none() && base.kv == kv;
+        let updates = alike.then(|| Updates::between(&base.logits, logits))??;
+        let base = Arc::clone(base);
+        Some(Self { base, updates })
+    }
+}
+
+/// The plans of a model that let rows add something, by where they may.
+#[derive(Default)]
+pub struct Variants(Mutex<VecDeque<(BTreeSet<Site>, Arc<Plan>)>>);
+
+/// Variants that are trained alike share a plan, so that there are few.
+const PLANS: usize = 8;
 
 /// The first half of an encoder-decoder.
 pub struct Encoder {
@@ -47,6 +77,34 @@ impl fmt::Debug for Generator {
 }
 
 impl Generator {
+    /// The model that this one only adds to, or itself.
+    pub(crate) fn root<'a>(self: &'a Arc<Self>) -> &'a Arc<Self> {
+        self.variant.as_ref().map_or(self, |variant| &variant.base)
+    }
+
+    /// What it adds to that.
+    pub(crate) fn updates(&self) -> Option<&Updates> {
+        self.variant.as_ref().map(|variant| &variant.updates)
+    }
+
+    /// The plan in which rows may add what any of `variants` does.
+    pub(crate) fn mixed<'a>(&self, variants: impl Iterator<Item = &'a Self>) -> Arc<Plan> {
+        let updates = variants.filter_map(Self::updates);
+        let sites: BTreeSet<Site> = updates.flat_map(Updates::sites).collect();
+        let mut plans = self
+            .variants
+            .0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, plan)) = plans.iter().find(|(known, _)| sites.is_subset(known)) {
+            return Arc::clone(plan);
+        }
+        let plan = Arc::new(self.logits.mixed(&sites));
+        plans.push_front((sites, Arc::clone(&plan)));
+        plans.truncate(PLANS);
+        plan
+    }
+
     /// Fails if `request` is not one that this model can answer within `limits`; else the most tokens that its decoder may come
     /// to: to the end of the context, or of the cache.
     ///
@@ -64,6 +122,20 @@ impl Generator {
         }
         if let Some(search) = &request.search {
             search.check(request, self.vocabulary)?;
+        }
+        if let Some(contrast) = &request.contrast {
+            contrast.check(limits.sequences.min(self.vocabulary))?;
+            let apart = [
+                ("beams", request.search.is_some()),
+                ("guidance", request.guidance.is_some()),
+                ("grammar", request.grammar.is_some()),
+                ("temperature", request.sampling.temperature != 0.0),
+                ("draft_tokens", request.drafts != 0),
+                ("an encoder", self.encoder.is_some()),
+            ];
+            if let Some((name, _)) = apart.iter().find(|(_, given)| *given) {
+                return Err(Error::input(*name, &"given", "none with penalty_alpha"));
+            }
         }
         if let Some(guidance) = &request.guidance {
             let other = "negative prompt";
@@ -94,7 +166,7 @@ impl Generator {
                 "a tokenizer to find it with, or no stop string",
             ));
         }
-        let beams = request.search.map_or(1, |search| search.beams);
+        let beams = request.lines();
         if beams > limits.sequences {
             let expected = format!("at most the engine's sequences, {}", limits.sequences);
             return Err(Error::input("beams", &beams, expected));

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::score::Window;
+use crate::window::Window;
 
 /// Rows that a shared piece must save to be worth a batch of its own.
 const WORTH: usize = 32;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use lmrs_tensor::{Error, Result};
 
 use crate::beams::{Beam, Search};
+use crate::contrast::Contrast;
 use crate::generator::Generator;
 use crate::grammar::Grammar;
 use crate::sampling::Sampling;
@@ -29,6 +30,9 @@ pub struct Request {
     pub top_logprobs: usize,
     /// Whether to search for the likeliest text instead of the likeliest token after token.
     pub search: Option<Search>,
+    /// Whether the next token is the one whose state is the least like earlier ones; its generator also gives the states of all
+    /// tokens.
+    pub contrast: Option<Contrast>,
     /// What the text must be.
     pub grammar: Option<Grammar>,
     /// How many tokens to guess ahead; they are computed together, and what is chosen is the same.
@@ -37,6 +41,14 @@ pub struct Request {
     pub drafter: Option<Arc<Generator>>,
     /// A text to keep away from, and how far.
     pub guidance: Option<Guidance>,
+}
+
+impl Request {
+    /// How many texts it may come to go on with at once.
+    pub(crate) fn lines(&self) -> usize {
+        let beams = self.search.map_or(1, |search| search.beams);
+        self.contrast.map_or(beams, |contrast| contrast.candidates)
+    }
 }
 
 /// Classifier-free guidance: what is written is what follows the prompt, less what follows another.

@@ -1,59 +1,21 @@
 //! Log-probabilities of given tokens.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 use lmrs_kernels::attention::KvType;
 use lmrs_program::{Plan, Spares};
-use lmrs_tensor::{Error, Result, Tensor};
+use lmrs_tensor::{Error, Result};
 
 use crate::batch::Packing;
 use crate::cache::{BatchCache, SequenceCache};
 use crate::prefix::{Piece, pieces};
+use crate::window::{Window, judged, table};
 
 /// Tokens in a batch of whole sequences; one longer than that travels alone.
-pub const BATCH_TOKENS: usize = 1024;
+const BATCH_TOKENS: usize = 1024;
 
-/// `ids` to read and what each row should predict: `labels[i]` is judged by row `i`; negative: not judged.
-#[derive(Clone, Debug)]
-pub struct Window {
-    /// The ids.
-    pub ids: Vec<u32>,
-    /// As many labels.
-    pub labels: Vec<i32>,
-}
-
-/// What `plan` says of the judged rows of each window, one after another.
-///
-/// `plan` gives `[tokens, n]`, `n` numbers a row: `log p(label)` in nats is the first. `between` is called after each batch and may end the work.
-///
-/// # Errors
-/// What the Program or `between` raise.
-pub fn score<E: From<Error>>(
-    plan: &Plan,
-    windows: &[Window],
-    mut between: impl FnMut() -> Result<(), E>,
-) -> Result<Vec<Vec<f32>>, E> {
-    let mut scores = Vec::with_capacity(windows.len());
-    let spares = Spares::default();
-    for batch in batches(windows, |window| window.ids.len()) {
-        let mut packing = Packing::new();
-        for window in batch {
-            packing.push(&window.ids, 0);
-            packing.label(&window.labels);
-        }
-        let rows: Vec<_> = packing.rows().collect();
-        let outputs = plan.run(&packing.bindings(None)?, None, &spares)?;
-        let (values, width) = table(&outputs)?;
-        for (window, rows) in batch.iter().zip(rows) {
-            scores.push(judged(&window.labels, values, rows, width));
-        }
-        between()?;
-    }
-    Ok(scores)
-}
-
-/// [`score`] for a causal `plan`, to the bit, where what windows begin with is computed once.
+/// What a causal `plan` says of the judged rows of each window, one after another. What windows begin with is computed once,
+/// which changes no bit.
 ///
 /// The keys and values of what is shared are kept while a run of windows of about [`BATCH_TOKENS`] rows is computed.
 ///
@@ -138,24 +100,8 @@ fn run_pieces(
     Ok(())
 }
 
-/// What a program of scores put out, and how many numbers a row has.
-fn table(outputs: &[Tensor]) -> Result<(&[f32], usize)> {
-    let output = outputs
-        .first()
-        .ok_or_else(|| Error::Internal("a program of scores without output".into()))?;
-    Ok((output.values::<f32>()?, output.width()))
-}
-
-/// The rows of `values` that have a label, one after another.
-fn judged(labels: &[i32], values: &[f32], rows: Range<usize>, width: usize) -> Vec<f32> {
-    let rows = values.get(rows.start * width..rows.end * width);
-    let rows = rows.unwrap_or_default().chunks_exact(width.max(1));
-    let judged = labels.iter().zip(rows).filter(|&(&label, _)| label >= 0);
-    judged.flat_map(|(_, row)| row).copied().collect()
-}
-
 /// Splits `items` into runs of at most [`BATCH_TOKENS`] tokens.
-pub(crate) fn batches<T>(items: &[T], tokens: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
+fn batches<T>(items: &[T], tokens: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
     let mut rest = items;
     std::iter::from_fn(move || {
         let mut total = 0;

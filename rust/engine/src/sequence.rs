@@ -7,6 +7,7 @@ use lmrs_tensor::{Error, Result};
 
 use crate::beams::Beams;
 use crate::cache::SequenceCache;
+use crate::contrast::Candidates;
 use crate::generator::Generator;
 use crate::grammar::{Grammar, Match};
 use crate::lookup;
@@ -51,6 +52,7 @@ pub struct Sequence {
     pub other: Side,
     pub other_logits: Vec<f32>,
     pub beams: Option<Beams>,
+    pub candidates: Option<Candidates>,
     grammar: Option<Match>,
     /// The most tokens it may come to.
     most: usize,
@@ -74,6 +76,7 @@ impl Sequence {
         Self {
             text: Text::new(pieces, request.stop.clone()),
             beams: search.map(|search| Beams::new(search, tokens.clone(), cache.clone(), room)),
+            candidates: request.contrast.map(Candidates::new),
             grammar: request.grammar.as_ref().map(Grammar::start),
             draft: Side::new(drafter.kv),
             other: Side::new(generator.kv),
@@ -92,23 +95,32 @@ impl Sequence {
 
     /// Each text that goes on, and its cache.
     pub fn lines(&mut self) -> Vec<(&[u32], &mut SequenceCache)> {
-        match &mut self.beams {
-            Some(beams) => {
-                let lines = beams.lines.iter_mut();
-                lines.map(|line| (&*line.tokens, &mut line.cache)).collect()
-            }
+        let beams = self.beams.as_mut().map(|beams| &mut beams.lines);
+        let tried = self.candidates.as_mut().map(|tried| &mut tried.lines);
+        match beams.or(tried.filter(|lines| !lines.is_empty())) {
+            Some(lines) => lines
+                .iter_mut()
+                .map(|line| (&*line.tokens, &mut line.cache))
+                .collect(),
             None => vec![(&*self.tokens, &mut self.cache)],
         }
     }
 
     /// How many texts go on.
     pub fn count(&self) -> usize {
-        self.beams.as_ref().map_or(1, |beams| beams.lines.len())
+        let tried = self.candidates.as_ref().map(|tried| tried.lines.len());
+        let beams = self.beams.as_ref().map(|beams| beams.lines.len());
+        beams.or(tried.filter(|&lines| lines > 0)).unwrap_or(1)
     }
 
     /// Memory of keys and values.
     pub fn bytes(&self) -> usize {
-        let lines = self.beams.iter().flat_map(|beams| &beams.lines);
+        let tried = self.candidates.iter().flat_map(|tried| &tried.lines);
+        let lines = self
+            .beams
+            .iter()
+            .flat_map(|beams| &beams.lines)
+            .chain(tried);
         let lines: usize = lines.map(|line| line.cache.bytes()).sum();
         self.cache.bytes() + self.draft.bytes() + self.other.bytes() + lines
     }
@@ -117,7 +129,15 @@ impl Sequence {
     pub fn release(&mut self) {
         let empty = || SequenceCache::new(self.generator.kv);
         self.cache = empty();
-        for line in self.beams.iter_mut().flat_map(|beams| &mut beams.lines) {
+        if let Some(tried) = &mut self.candidates {
+            tried.release();
+        }
+        let tried = self
+            .candidates
+            .iter_mut()
+            .flat_map(|tried| &mut tried.lines);
+        let beams = self.beams.iter_mut().flat_map(|beams| &mut beams.lines);
+        for line in beams.chain(tried) {
             line.cache = empty();
         }
         self.drafts.clear();
@@ -138,6 +158,9 @@ impl Sequence {
         if logits.is_empty() {
             return Err(Error::Internal("a sequence without logits".into()));
         }
+        if self.candidates.is_some() {
+            return self.contrast(logits, width);
+        }
         let mut written = Written::default();
         let drafts = std::mem::take(&mut self.drafts);
         for (at, row) in logits.chunks_exact(width.max(1)).enumerate() {
@@ -152,6 +175,39 @@ impl Sequence {
         }
         if !drafts.is_empty() {
             self.cache.truncate(self.tokens.len() - 1);
+        }
+        Ok(written)
+    }
+
+    /// Takes one of the tokens that were tried, if any were, and tries those that may follow it.
+    fn contrast(&mut self, logits: &[f32], width: usize) -> Result<Written> {
+        let mut written = Written::default();
+        let decided = self.candidates.as_mut().and_then(Candidates::decide);
+        let mut row = 0;
+        if let Some((chosen, line, at)) = decided {
+            (self.cache, row) = (line.cache, at);
+            let (piece, finish) = self.extend(&chosen)?;
+            written.tokens.push((chosen, piece));
+            written.finish = finish;
+        }
+        let logits = logits.chunks_exact(width.max(1)).nth(row);
+        let logits = logits.ok_or_else(|| Error::Internal("a line without logits".into()))?;
+        let most = self.candidates.as_ref().map_or(0, Candidates::most);
+        let tried = self
+            .request
+            .sampling
+            .likeliest(logits, &self.past(), most)?;
+        let tell = |(id, p)| {
+            let chosen = Chosen {
+                id,
+                logprob: token_logprob(logits, id as usize),
+                top: likeliest(logits, self.request.top_logprobs),
+            };
+            (chosen, p)
+        };
+        let tried = tried.into_iter().map(tell).collect();
+        if let (None, Some(candidates)) = (written.finish, &mut self.candidates) {
+            candidates.fork(tried, &self.tokens, &self.cache);
         }
         Ok(written)
     }

@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use lmrs_program::Plan;
 use lmrs_tensor::{Error, Result};
 
 use crate::generation::{Generation, Progress};
 use crate::generator::Generator;
+use crate::reading::{Reading, Readings, Texts};
 use crate::request::{Finish, Request};
 use crate::scheduler::{Id, Limits};
 
@@ -30,6 +33,9 @@ pub struct Load {
     pub tokens: u64,
 }
 
+/// How long a call waits for its answer before it asks whether it should go on.
+const PATIENCE: Duration = Duration::from_millis(20);
+
 /// A [`Generation`] on a thread of its own. Dropping it ends the thread after the step it is at.
 pub struct Service {
     shared: Arc<Shared>,
@@ -48,6 +54,7 @@ struct Shared {
 struct Inbox {
     next: Id,
     requests: Vec<(Id, Arc<Generator>, Request, Option<Instant>)>,
+    readings: Vec<Reading>,
     cancelled: Vec<Id>,
     closed: bool,
 }
@@ -108,6 +115,50 @@ impl Service {
         Ok(id)
     }
 
+    /// Reads texts by `plan`, a batch of theirs and of other calls' in turn with the steps of requests, and waits for the end.
+    /// `between` is called now and then, and may end it.
+    ///
+    /// # Errors
+    /// What the Program or `between` raise; [`Error::Internal`] if the service ends first.
+    pub fn read<E: From<Error>>(
+        &self,
+        plan: &Arc<Plan>,
+        texts: Texts,
+        mut between: impl FnMut() -> Result<(), E>,
+    ) -> Result<Vec<Vec<f32>>, E> {
+        let (reply, answer) = sync_channel(1);
+        let mut inbox = locked(&self.shared.inbox);
+        let id = inbox.next;
+        inbox.next += 1;
+        let plan = Arc::clone(plan);
+        inbox.readings.push(Reading {
+            id,
+            plan,
+            texts,
+            reply,
+            found: Vec::new(),
+        });
+        let closed = inbox.closed;
+        self.shared.arrived.notify_one();
+        drop(inbox);
+        let ended = || E::from(Error::Internal("the engine was closed".into()));
+        if closed {
+            return Err(ended());
+        }
+        loop {
+            match answer.recv_timeout(PATIENCE) {
+                Ok(found) => return Ok(found?),
+                Err(RecvTimeoutError::Disconnected) => return Err(ended()),
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Err(error) = between() {
+                        self.cancel(id);
+                        return Err(error);
+                    }
+                }
+            }
+        }
+    }
+
     /// Ends a request; it is gone, and what it held is free, before the next step. Nothing more is heard of it but, perhaps,
     /// what already happened.
     pub fn cancel(&self, id: Id) {
@@ -159,6 +210,7 @@ struct Driver<'a> {
     shared: &'a Shared,
     limits: Limits,
     generation: Generation,
+    readings: Readings,
     /// Ours by the generation's.
     ours: BTreeMap<Id, Id>,
     /// The generation's by ours, and when they must end.
@@ -172,6 +224,7 @@ impl<'a> Driver<'a> {
             shared,
             limits,
             generation: Generation::new(limits),
+            readings: Readings::default(),
             ours: BTreeMap::new(),
             theirs: BTreeMap::new(),
             load: Load::default(),
@@ -181,10 +234,17 @@ impl<'a> Driver<'a> {
     fn work(mut self) {
         while self.receive() {
             let mut progress = self.overdue();
-            let stepped = catch_unwind(AssertUnwindSafe(|| self.generation.step()));
+            let stepped = catch_unwind(AssertUnwindSafe(|| {
+                let progress = self.generation.step();
+                let (most, spares) = (self.limits.step_tokens, &self.generation.spares);
+                self.readings.step(most, spares);
+                progress
+            }));
             progress.extend(stepped.unwrap_or_else(|_| self.lost()));
             self.tell(progress);
         }
+        // Nobody waits for what will not come.
+        locked(&self.shared.inbox).readings.clear();
         locked(&self.shared.outbox).closed = true;
         self.shared.happened.notify_all();
     }
@@ -192,9 +252,10 @@ impl<'a> Driver<'a> {
     /// Takes in what came, waiting if there is nothing to do; false once closed.
     fn receive(&mut self) -> bool {
         let inbox = locked(&self.shared.inbox);
-        let idle = self.generation.is_idle();
+        let idle = self.generation.is_idle() && self.readings.is_empty();
         let quiet = |inbox: &mut Inbox| {
-            idle && inbox.requests.is_empty() && inbox.cancelled.is_empty() && !inbox.closed
+            let asked = !inbox.requests.is_empty() || !inbox.readings.is_empty();
+            idle && !asked && inbox.cancelled.is_empty() && !inbox.closed
         };
         let waited = self.shared.arrived.wait_while(inbox, quiet);
         let mut inbox = waited.unwrap_or_else(PoisonError::into_inner);
@@ -202,6 +263,7 @@ impl<'a> Driver<'a> {
             return false;
         }
         let requests = std::mem::take(&mut inbox.requests);
+        let readings = std::mem::take(&mut inbox.readings);
         let cancelled = std::mem::take(&mut inbox.cancelled);
         drop(inbox);
         let mut refused = Vec::new();
@@ -214,7 +276,11 @@ impl<'a> Driver<'a> {
                 Err(error) => refused.push(Progress::failed(id, error)),
             }
         }
+        readings
+            .into_iter()
+            .for_each(|reading| self.readings.push(reading));
         for id in cancelled {
+            self.readings.remove(id);
             if let Some((theirs, _)) = self.theirs.remove(&id) {
                 self.ours.remove(&theirs);
                 self.generation.remove(theirs);
@@ -241,6 +307,7 @@ impl<'a> Driver<'a> {
     /// After a panic: every request fails, and the next ones start afresh.
     fn lost(&mut self) -> Vec<Progress> {
         self.generation = Generation::new(self.limits);
+        self.readings = Readings::default();
         let message = || Error::Internal("a step of the engine panicked".into());
         let ids = self.ours.keys();
         ids.map(|&id| Progress::failed(id, message())).collect()
@@ -267,6 +334,7 @@ impl<'a> Driver<'a> {
 
     fn publish(&mut self, progress: Vec<Progress>) {
         (self.load.running, self.load.waiting) = self.generation.load();
+        self.load.running += self.readings.len();
         self.load.cached_bytes = self.generation.cached_bytes();
         self.load.prefix_bytes = self.generation.prefix_bytes();
         let mut outbox = locked(&self.shared.outbox);

@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use common::{VOCABULARY, generator, generator_with, programs};
 use lmrs_engine::{
-    Completion, Finish, Generation, Generator, Limits, Request, Sampling, StopStrings, Window,
-    score, score_sharing,
+    Completion, Finish, Generation, Generator, Limits, Request, Sampling, Service, StopStrings,
+    Texts, Window, score_sharing,
 };
 use lmrs_kernels::attention::KvType;
-use lmrs_program::{Bindings, Ragged, Spares};
+use lmrs_program::{Bindings, Plan, Ragged, Spares};
 use lmrs_tensor::{Error, Tensor};
 use proptest::prelude::*;
 
@@ -310,13 +310,21 @@ fn windows() -> impl Strategy<Value = Vec<Window>> {
     })
 }
 
+/// What a service says of windows, the rows of each beside those of others.
+fn read(plan: Plan, windows: Vec<Window>) -> Vec<Vec<f32>> {
+    let service = Service::start(Limits::default()).unwrap();
+    let between = || Ok::<(), Error>(());
+    let found = service.read(&Arc::new(plan), Texts::Judged(windows), between);
+    found.unwrap()
+}
+
 proptest! {
     #![proptest_config(lmrs_testing::cases(48))]
 
     #[test]
     fn shared_rows_change_no_bit(windows in windows()) {
         let (_, plan) = programs();
-        let alone = score::<Error>(&plan, &windows, || Ok(())).unwrap();
+        let alone = read(plan.clone(), windows.clone());
         prop_assert_eq!(score_sharing::<Error>(&plan, &windows, || Ok(())).unwrap(), alone);
     }
 }
@@ -335,21 +343,14 @@ fn a_context_is_computed_once() {
             Window { ids, labels }
         })
         .collect();
-    // A batch holds ten windows of this length: seven runs without sharing; one over the context and one with it.
-    let runs = |share: bool| {
-        let mut runs = 0;
-        let count = || -> Result<(), Error> {
-            runs += 1;
-            Ok(())
-        };
-        if share {
-            score_sharing(&plan, &windows, count).unwrap();
-        } else {
-            score(&plan, &windows, count).unwrap();
-        }
-        runs
+    // One over the context, and one with all that follows it; seven would read it for each.
+    let mut runs = 0;
+    let count = || -> Result<(), Error> {
+        runs += 1;
+        Ok(())
     };
-    assert_eq!((runs(false), runs(true)), (7, 2));
+    score_sharing(&plan, &windows, count).unwrap();
+    assert_eq!(runs, 2);
 }
 
 /// A long corpus is many runs: what they leave to each other must not grow.

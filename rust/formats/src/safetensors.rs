@@ -21,8 +21,8 @@ use crate::{Encoding, Format, FormatError, Result, TensorInfo};
 const HEADER_LIMIT: u64 = 100_000_000;
 /// The key of the free-form metadata.
 const METADATA: &str = "__metadata__";
-/// The header is padded so that tensors begin at a multiple of this.
-const ALIGNMENT: usize = 8;
+/// The header is padded so that tensors begin at a multiple of this: a cache line, on which packed weights lie.
+const ALIGNMENT: usize = 64;
 
 fn invalid(what: impl Into<String>, got: impl std::fmt::Display, expected: &str) -> FormatError {
     FormatError::invalid(Format::Safetensors, what, got, expected)

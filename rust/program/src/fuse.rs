@@ -3,12 +3,15 @@
 //! - Linear layers beside each other that read the same rows (q, k, v; gate, up) share one parallel region.
 //! - An activation of a linear layer, or an addition to it, happens before its result is written.
 
+use std::collections::BTreeSet;
+
 use lmrs_kernels::activation::Activation as Kind;
 use lmrs_kernels::linear::{Epilogue, Onto, Product, matmuls};
 use lmrs_kernels::{Real, RowsMut};
 use lmrs_tensor::{Element, Result, Tensor};
 use smallvec::SmallVec;
 
+use crate::mixed::Site;
 use crate::ops::{float, linear, view};
 use crate::panels::Panels;
 use crate::{Node, Op, Program, Spares, ValueId};
@@ -20,6 +23,8 @@ pub(crate) enum Action {
     Op(Box<Node>),
     /// Linear layers over the same rows.
     Products { x: ValueId, parts: Vec<Part> },
+    /// What groups of rows add to values.
+    Updates(Vec<Site>),
 }
 
 /// One linear layer: `onto + activation(x·Wᵀ + b)`.
@@ -38,6 +43,7 @@ impl Action {
         match self {
             Self::Op(node) => vec![node.output],
             Self::Products { parts, .. } => parts.iter().map(|part| part.output).collect(),
+            Self::Updates(_) => Vec::new(),
         }
     }
 
@@ -49,30 +55,44 @@ impl Action {
                 let others = parts.iter().flat_map(|p| [Some(p.weight), p.bias, p.onto]);
                 std::iter::once(*x).chain(others.flatten()).collect()
             }
+            Self::Updates(sites) => sites.iter().flat_map(|s| [s.value, s.x]).collect(),
         }
     }
 }
 
-/// The steps of `program`, fused.
-pub(crate) fn fused(program: &Program) -> Vec<Action> {
+/// The steps of `program`, fused; what is added at `sites` comes before anything reads it.
+pub(crate) fn fused(program: &Program, sites: &BTreeSet<Site>) -> Vec<Action> {
     let uses = program.uses();
     let once = |value: ValueId| uses.get(value.index()) == Some(&1);
     let mut actions: Vec<Action> = Vec::new();
+    let mut open: Vec<Site> = Vec::new();
     for node in &program.nodes {
+        let product = product(node);
+        let joins = matches!(
+            (&product, actions.last()),
+            (Some((x, _)), Some(Action::Products { x: same, .. })) if x == same
+        );
+        if !joins && !open.is_empty() {
+            actions.push(Action::Updates(std::mem::take(&mut open)));
+        }
+        open.extend(sites.iter().filter(|site| site.value == node.output));
         if absorbed(program, &mut actions, node, &once) {
             continue;
         }
-        let Some((x, part)) = product(node) else {
+        let Some((x, part)) = product else {
             actions.push(Action::Op(Box::new(node.clone())));
             continue;
         };
         match actions.last_mut() {
-            Some(Action::Products { x: same, parts }) if *same == x => parts.push(part),
+            Some(Action::Products { parts, .. }) if joins => parts.push(part),
             _ => actions.push(Action::Products {
                 x,
                 parts: vec![part],
             }),
         }
+    }
+    if !open.is_empty() {
+        actions.push(Action::Updates(open));
     }
     actions
 }

@@ -7,6 +7,7 @@
 
 mod fuse;
 pub mod meta;
+mod mixed;
 pub mod op;
 pub mod ops;
 mod panels;
@@ -14,9 +15,11 @@ mod plan;
 mod program;
 mod ragged;
 mod spares;
+pub mod stored;
 mod tape;
 
 pub use meta::{Dim, Meta};
+pub use mixed::{Mixed, Site, Updates};
 pub use op::{Cache, Call, Forward, Op, Operation, Saved};
 pub use ops::dropout::Randomness;
 pub use panels::Precision;

@@ -77,7 +77,7 @@ impl Panels {
 }
 
 /// Checks that panels can hold each weight: one that is too large would be written as no number.
-fn check(path: &str, weight: &Tensor, weights: Weights) -> Result<()> {
+pub(crate) fn check(path: &str, weight: &Tensor, weights: Weights) -> Result<()> {
     let most = weights.largest();
     if most == f32::MAX || weight.dtype() == DType::F64 {
         return Ok(());
@@ -94,7 +94,7 @@ fn check(path: &str, weight: &Tensor, weights: Weights) -> Result<()> {
 }
 
 /// The inputs of `node` that are weights of a product, and how they are held.
-fn products(node: &Node, precision: Precision) -> Vec<(usize, Weights)> {
+pub(crate) fn products(node: &Node, precision: Precision) -> Vec<(usize, Weights)> {
     let head = node.path.rsplit('.').next() == Some("head");
     match node.op {
         Op::Linear(_) if !head => vec![(1, precision.layers)],

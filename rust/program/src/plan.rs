@@ -1,8 +1,11 @@
 //! A Program made ready to run many times.
 
+use std::collections::BTreeSet;
+
 use lmrs_tensor::{Error, Result, Tensor};
 
 use crate::fuse::{self, Action};
+use crate::mixed::{self, Mixed, Site};
 use crate::op::Cache;
 use crate::panels::{Panels, Precision};
 use crate::{Bindings, Dim, Program, Spares, ValueId};
@@ -30,12 +33,22 @@ impl Plan {
     /// [`lmrs_tensor::Error::Shape`] if a weight is not of floats.
     pub fn new(program: Program, precision: Precision) -> Result<Self> {
         let panels = Panels::of(&program, precision)?;
+        Ok(Self::arranged(program, panels, &BTreeSet::new()))
+    }
+
+    /// The same plan for [`Self::run_mixed`], where groups of rows may add something at `sites`.
+    #[must_use]
+    pub fn mixed(&self, sites: &BTreeSet<Site>) -> Self {
+        Self::arranged(self.program.clone(), self.panels.clone(), sites)
+    }
+
+    fn arranged(program: Program, panels: Panels, sites: &BTreeSet<Site>) -> Self {
         let mut steps: Vec<Step> = Vec::new();
         let mut needed = vec![false; program.values()];
         for output in &program.outputs {
             needed[output.index()] = true;
         }
-        for action in fuse::fused(&program).into_iter().rev() {
+        for action in fuse::fused(&program, sites).into_iter().rev() {
             let mut last = Vec::new();
             for value in action.writes().into_iter().chain(action.reads()) {
                 if !std::mem::replace(&mut needed[value.index()], true) {
@@ -45,11 +58,15 @@ impl Plan {
             steps.push(Step { action, last });
         }
         steps.reverse();
-        Ok(Self {
+        Self {
             program,
             steps,
             panels,
-        })
+        }
+    }
+
+    pub(crate) fn panels(&self) -> &Panels {
+        &self.panels
     }
 
     /// The program this is a plan of.
@@ -104,7 +121,22 @@ impl Plan {
     pub fn run(
         &self,
         bindings: &Bindings,
+        cache: Option<&mut dyn Cache>,
+        spares: &Spares,
+    ) -> Result<Vec<Tensor>> {
+        self.run_mixed(bindings, cache, &[], spares)
+    }
+
+    /// [`Self::run`], where the rows of each of `groups` are those that the group's own program gives, to the bit. The groups are
+    /// all rows, in order, and add only at sites that [`Self::mixed`] was given.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub fn run_mixed(
+        &self,
+        bindings: &Bindings,
         mut cache: Option<&mut dyn Cache>,
+        groups: &[Mixed],
         spares: &Spares,
     ) -> Result<Vec<Tensor>> {
         let mut values = self.program.bound(bindings)?;
@@ -121,6 +153,13 @@ impl Plan {
                         fuse::products(&value(*x)?, parts, value, &self.panels, spares)?
                     {
                         values[at.index()] = Some(output);
+                    }
+                }
+                Action::Updates(sites) => {
+                    for &site in sites {
+                        let operands = (value_of(&values, site.value)?, value_of(&values, site.x)?);
+                        let output = mixed::updated(&self.program, site, groups, operands, spares)?;
+                        values[site.value.index()] = Some(output);
                     }
                 }
             }

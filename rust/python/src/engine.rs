@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use lmrs_engine::{
     Completion, Detokenizer, Encoder, Generator, Id, Limits, Past, Pieces, Progress, Request,
-    Segmented, Service, Window, check_ids,
+    Segmented, Service, Texts, Variant, Variants, Window, check_ids,
 };
 use lmrs_kernels::attention::KvType;
+use lmrs_tensor::Tensor;
 use lmrs_tokenizers::{DecodeStream, Tokenizer};
 use numpy::{IntoPyArray, PyArray1};
 use pyo3::prelude::*;
@@ -76,9 +77,9 @@ pub struct PyGenerator(pub Arc<Generator>);
 #[pymethods]
 impl PyGenerator {
     /// `encoder` is the plan of the encoder, the width of its states, and the token that starts the decoder; `kv_dtype` is
-    /// `f32`, `bf16` or `int8`.
+    /// `f32`, `bf16` or `int8`. A model that only adds low-rank updates to `base` runs in one batch with it.
     #[new]
-    #[pyo3(signature = (logits, *, tokenizer, vocabulary, context=None, encoder=None, kv_dtype="f32"))]
+    #[pyo3(signature = (logits, *, tokenizer, vocabulary, context=None, encoder=None, kv_dtype="f32", base=None))]
     fn new(
         logits: &PyPlan,
         tokenizer: Option<PyRef<'_, PyTokenizer>>,
@@ -86,24 +87,36 @@ impl PyGenerator {
         context: Option<usize>,
         encoder: Option<(PyRef<'_, PyPlan>, usize, u32)>,
         kv_dtype: &str,
+        base: Option<PyRef<'_, Self>>,
     ) -> PyRes<Self> {
         let kv = KvType::named(kv_dtype)
             .ok_or_else(|| bad_argument("kv_dtype", &kv_dtype, "f32, bf16 or int8"))?;
         let detokenizer =
             tokenizer.map(|t| Arc::new(Native(Arc::clone(&t.0))) as Arc<dyn Detokenizer>);
         let encoder = encoder.map(|(plan, width, start)| Encoder {
-            plan: plan.0.clone(),
+            plan: (*plan.0).clone(),
             width,
             start,
         });
         Ok(Self(Arc::new(Generator {
-            logits: logits.0.clone(),
+            variant: base.and_then(|base| match encoder {
+                None => Variant::between(&base.0, &logits.0, kv),
+                Some(_) => None,
+            }),
+            variants: Variants::default(),
+            logits: (*logits.0).clone(),
             encoder,
             vocabulary,
             context,
             kv,
             detokenizer,
         })))
+    }
+
+    /// Whether it runs in one batch with the model that it adds to.
+    #[getter]
+    fn is_variant(&self) -> bool {
+        self.0.variant.is_some()
     }
 
     /// Memory that the keys and values of a token take.
@@ -181,6 +194,45 @@ impl PyService {
         Ok(happened.map(|happened| happened.into_iter().map(told).collect()))
     }
 
+    /// What `plan` says of each judged row of each window (ids, labels; a negative label is not judged), row after row.
+    #[pyo3(signature = (plan, windows, *, vocabulary, context=None))]
+    fn score(
+        &self,
+        py: Python<'_>,
+        plan: &PyPlan,
+        windows: Labelled,
+        vocabulary: usize,
+        context: Option<usize>,
+    ) -> PyRes<Vec<Py<PyArray1<f32>>>> {
+        let texts = Texts::Judged(checked_windows(windows, vocabulary, context)?);
+        let found = detached(py, || {
+            self.0.read::<Failure>(&plan.0, texts, interruption())
+        })??;
+        Ok(arrays(py, found))
+    }
+
+    /// A row a text `(ids, segments)`, of length 1 if `normalize`.
+    #[pyo3(signature = (plan, texts, *, normalize, vocabulary, context=None))]
+    fn embed(
+        &self,
+        py: Python<'_>,
+        plan: &PyPlan,
+        texts: Vec<(Vec<i64>, Vec<i32>)>,
+        normalize: bool,
+        vocabulary: usize,
+        context: Option<usize>,
+    ) -> PyRes<PyTensor> {
+        let texts = Texts::Pooled {
+            texts: checked_texts(texts, vocabulary, context)?,
+            normalize,
+        };
+        let rows = detached(py, || {
+            self.0.read::<Failure>(&plan.0, texts, interruption())
+        })??;
+        let shape = [rows.len(), rows.first().map_or(0, Vec::len)];
+        Ok(PyTensor(Tensor::new(rows.concat(), shape)?))
+    }
+
     /// Requests that run, requests that wait, bytes of their keys and values, bytes of prefixes, steps, tokens.
     fn load(&self) -> (usize, usize, usize, usize, u64, u64) {
         let load = self.0.load();
@@ -218,19 +270,13 @@ pub fn sampling_distribution(
     Ok(request.sampling.distribution(&logits, &past, None)?)
 }
 
-/// What `plan` says of each judged row of each window (ids, labels; a negative label is not judged), row after row.
-///
-/// `shared`: the plan is causal, and what windows begin with is computed once.
-#[pyfunction]
-#[pyo3(signature = (plan, windows, *, vocabulary, context=None, shared=false))]
-pub fn score(
-    py: Python<'_>,
-    plan: &PyPlan,
-    windows: Vec<(Vec<i64>, Vec<i64>)>,
+type Labelled = Vec<(Vec<i64>, Vec<i64>)>;
+
+fn checked_windows(
+    windows: Labelled,
     vocabulary: usize,
     context: Option<usize>,
-    shared: bool,
-) -> PyRes<Vec<Py<PyArray1<f32>>>> {
+) -> PyRes<Vec<Window>> {
     let window = |(read, labels): (Vec<i64>, Vec<i64>)| {
         let read = ids("tokens", &read)?;
         check_ids("tokens", &read, vocabulary, context)?;
@@ -248,31 +294,14 @@ pub fn score(
             .collect();
         Ok(Window { ids: read, labels })
     };
-    let windows: Vec<Window> = windows.into_iter().map(window).collect::<PyRes<_>>()?;
-    let scores = detached(py, || {
-        if shared {
-            lmrs_engine::score_sharing::<Failure>(&plan.0, &windows, interruption())
-        } else {
-            lmrs_engine::score::<Failure>(&plan.0, &windows, interruption())
-        }
-    })??;
-    Ok(scores
-        .into_iter()
-        .map(|found| found.into_pyarray(py).unbind())
-        .collect())
+    windows.into_iter().map(window).collect()
 }
 
-/// A row a text `(ids, segments)`, of length 1 if `normalize`.
-#[pyfunction]
-#[pyo3(signature = (plan, texts, *, normalize, vocabulary, context=None))]
-pub fn embed(
-    py: Python<'_>,
-    plan: &PyPlan,
+fn checked_texts(
     texts: Vec<(Vec<i64>, Vec<i32>)>,
-    normalize: bool,
     vocabulary: usize,
     context: Option<usize>,
-) -> PyRes<PyTensor> {
+) -> PyRes<Vec<Segmented>> {
     let text = |(read, segments): (Vec<i64>, Vec<i32>)| {
         let read = ids("tokens", &read)?;
         check_ids("tokens", &read, vocabulary, context)?;
@@ -289,8 +318,28 @@ pub fn embed(
             segments,
         })
     };
-    let texts: Vec<Segmented> = texts.into_iter().map(text).collect::<PyRes<_>>()?;
-    Ok(PyTensor(detached(py, || {
-        lmrs_engine::embed::<Failure>(&plan.0, &texts, normalize, interruption())
-    })??))
+    texts.into_iter().map(text).collect()
+}
+
+fn arrays(py: Python<'_>, found: Vec<Vec<f32>>) -> Vec<Py<PyArray1<f32>>> {
+    let found = found.into_iter();
+    found.map(|row| row.into_pyarray(py).unbind()).collect()
+}
+
+/// What a causal `plan` says of each judged row of each window, as [`PyService::score`] does, on the caller's thread: what windows begin
+/// with is computed once.
+#[pyfunction]
+#[pyo3(signature = (plan, windows, *, vocabulary, context=None))]
+pub fn score(
+    py: Python<'_>,
+    plan: &PyPlan,
+    windows: Labelled,
+    vocabulary: usize,
+    context: Option<usize>,
+) -> PyRes<Vec<Py<PyArray1<f32>>>> {
+    let windows = checked_windows(windows, vocabulary, context)?;
+    let found = detached(py, || {
+        lmrs_engine::score_sharing::<Failure>(&plan.0, &windows, interruption())
+    })??;
+    Ok(arrays(py, found))
 }

@@ -33,7 +33,7 @@ mod _rs {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use crate::engine::{PyGenerator, PyService, embed, sampling_distribution, score};
+    use crate::engine::{PyGenerator, PyService, sampling_distribution, score};
     #[pymodule_export]
     use crate::lowrank::svd;
     #[pymodule_export]
@@ -41,7 +41,7 @@ mod _rs {
     #[pymodule_export]
     use crate::optimiser::{PyAdamW, PyMoment, norm};
     #[pymodule_export]
-    use crate::plan::PyPlan;
+    use crate::plan::{PyPlan, lend_panels, pack, packed_weights, unpacked};
     #[pymodule_export]
     use crate::program::{PyProgram, PySpares, PyTape, apply, op_names};
     #[pymodule_export]

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use lmrs_engine::{
-    EarlyStopping, Grammar, Grammars, Guidance, Notation, Request, Sampling, Search, StopStrings,
+    Contrast, EarlyStopping, Grammar, Grammars, Guidance, Notation, Request, Sampling, Search,
+    StopStrings,
 };
 use pyo3::prelude::*;
 
@@ -44,6 +45,7 @@ pub struct Asked {
     drafter: Option<Py<PyGenerator>>,
     negative_prompt: Option<Vec<i64>>,
     guidance: f64,
+    penalty_alpha: f64,
 }
 
 impl TryFrom<Asked> for Request {
@@ -69,12 +71,17 @@ impl TryFrom<Asked> for Request {
                 None => EarlyStopping::Never,
             },
         };
+        let contrast = (asked.penalty_alpha != 0.0).then_some(Contrast {
+            alpha: asked.penalty_alpha,
+            candidates: top_k,
+        });
         Ok(Self {
+            contrast,
             prompt: ids("prompt", &asked.prompt)?,
             max_tokens: count("max_tokens", asked.max_tokens)?,
             sampling: Sampling {
                 temperature: asked.temperature,
-                top_k: (top_k > 0).then_some(top_k),
+                top_k: (top_k > 0 && contrast.is_none()).then_some(top_k),
                 top_p: asked.top_p,
                 min_p: asked.min_p,
                 typical_p: asked.typical_p,

@@ -93,6 +93,12 @@ impl PyTensor {
         self.0.dtype().name()
     }
 
+    /// Which bytes of which file these are, and how they are read; None for what was computed.
+    #[getter]
+    fn origin(&self) -> Option<String> {
+        self.0.origin()
+    }
+
     #[getter]
     fn id(&self) -> u64 {
         self.0.id()

@@ -1,11 +1,12 @@
 //! A matrix that stays in a mapped file, in the file's own encoding; its rows are decoded when they are asked for.
 
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
 use lmrs_formats::{Encoding, decode};
 
-use crate::Mapping;
+use crate::{Mapping, Rows};
 
 /// Where a row of the matrix lies in the stored one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,6 +52,11 @@ impl Encoded {
             rows: 0..rows,
             width,
         })
+    }
+
+    /// The file.
+    pub(crate) fn map(&self) -> &Mapping {
+        &self.map
     }
 
     /// How many rows there are.
@@ -188,5 +194,32 @@ impl Encoded {
         let plain = self.order == Order::Stored && self.encoding == Encoding::F32;
         let at = |row| self.bytes.start + row * self.width * size_of::<f32>();
         plain.then(|| (&self.map, at(self.rows.start)..at(self.rows.end)))
+    }
+}
+
+impl fmt::Display for Encoded {
+    /// Which part of the file it is, and how it is read.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (bytes, encoding, order, rows) =
+            (&self.bytes, self.encoding.name(), self.order, &self.rows);
+        write!(f, "{bytes:?} {encoding} {order:?} {rows:?}")
+    }
+}
+
+impl Rows for Encoded {
+    fn count(&self) -> usize {
+        self.rows()
+    }
+
+    fn width(&self) -> usize {
+        self.width
+    }
+
+    fn read(&self, first: usize, out: &mut [f32]) {
+        Self::read(self, first, out);
+    }
+
+    fn encoded(&self) -> Option<&Encoded> {
+        Some(self)
     }
 }

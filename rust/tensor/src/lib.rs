@@ -15,5 +15,5 @@ pub use dtype::{DType, Element};
 pub use encoded::Encoded;
 pub use error::{Error, Result};
 pub use save::save_safetensors;
-pub use storage::{Buffer, Keeper, Life, Mapping, Storage};
+pub use storage::{Buffer, Keeper, Life, Mapping, Rows, Storage};
 pub use tensor::Tensor;

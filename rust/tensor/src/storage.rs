@@ -36,7 +36,10 @@ impl Buffer {
 
 /// A file mapped read-only. Shared by every tensor that lies in it.
 #[derive(Debug)]
-pub struct Mapping(memmap2::Mmap);
+pub struct Mapping {
+    map: memmap2::Mmap,
+    identity: String,
+}
 
 impl Mapping {
     /// Maps the whole file at `path`.
@@ -57,12 +60,43 @@ impl Mapping {
         // file while it is mapped, which `Checkpoint` documents as outside its contract, as every reader of
         // mapped weights does.
         let map = unsafe { memmap2::Mmap::map(&file) }.map_err(error)?;
-        Ok(Arc::new(Self(map)))
+        let identity = identity(path, &file).map_err(error)?;
+        Ok(Arc::new(Self { map, identity }))
     }
 
     /// The bytes of the file.
     pub fn bytes(&self) -> &[u8] {
-        &self.0
+        &self.map
+    }
+
+    /// What tells it from every other file and from itself after a change: its path, its length and when it was changed.
+    fn identity(&self) -> &str {
+        &self.identity
+    }
+}
+
+fn identity(path: &Path, file: &File) -> std::io::Result<String> {
+    let facts = file.metadata()?;
+    let changed = facts.modified()?.duration_since(std::time::UNIX_EPOCH);
+    let changed = changed.unwrap_or_default().as_nanos();
+    let path = path.canonicalize()?;
+    Ok(format!("{} {} {changed}", path.display(), facts.len()))
+}
+
+/// Rows of float32 that are made when they are asked for.
+pub trait Rows: fmt::Debug + Send + Sync {
+    /// How many there are.
+    fn count(&self) -> usize;
+    /// Their length.
+    fn width(&self) -> usize;
+    /// Writes the rows from `first` on to `out`, as many as it holds.
+    ///
+    /// # Panics
+    /// If `out` is not a number of rows, or there are no such rows.
+    fn read(&self, first: usize, out: &mut [f32]);
+    /// The part of a file that they are, if they are one.
+    fn encoded(&self) -> Option<&Encoded> {
+        None
     }
 }
 
@@ -75,7 +109,7 @@ enum Bytes {
         end: usize,
     },
     Encoded {
-        rows: Encoded,
+        rows: Box<dyn Rows>,
         /// All of it as float32, once somebody wanted that.
         decoded: OnceLock<Vec<f32>>,
     },
@@ -112,6 +146,8 @@ pub struct Storage {
     /// By key and the shape the bytes were read with.
     derived: Mutex<Vec<(&'static str, Vec<usize>, Derived)>>,
     keeper: Option<Weak<dyn Keeper>>,
+    /// Which bytes of which file these are, or were rearranged from.
+    origin: Option<String>,
 }
 
 impl Drop for Storage {
@@ -141,7 +177,23 @@ impl Storage {
             bytes,
             derived: Mutex::default(),
             keeper: None,
+            origin: None,
         }
+    }
+
+    /// The same, known to be what `origin` says.
+    #[must_use]
+    pub fn from(mut self, origin: Option<String>) -> Self {
+        if self.origin.is_none() {
+            self.origin = origin;
+        }
+        self
+    }
+
+    /// Which bytes of which file these are, and how they are read or were rearranged: equal only for equal values. `None` for
+    /// what was computed.
+    pub fn origin(&self) -> Option<&str> {
+        self.origin.as_deref()
     }
 
     /// The bytes `start..end` of a mapped file, to be read as `dtype`. `None` if they are out of the file or
@@ -149,13 +201,13 @@ impl Storage {
     pub fn mapped(map: &Arc<Mapping>, start: usize, end: usize, dtype: DType) -> Option<Self> {
         let bytes = map.bytes().get(start..end)?;
         let aligned = bytes.as_ptr().align_offset(dtype.size()) == 0;
-        aligned.then(|| {
-            Self::of(Bytes::Mapped {
-                map: Arc::clone(map),
-                start,
-                end,
-            })
-        })
+        let origin = format!("{} {start}..{end} {dtype}", map.identity());
+        let bytes = aligned.then(|| Bytes::Mapped {
+            map: Arc::clone(map),
+            start,
+            end,
+        });
+        Some(Self::of(bytes?).from(Some(origin)))
     }
 
     /// Rows of a mapped file: read in place where they are float32 one after another, else decoded when asked for.
@@ -163,10 +215,16 @@ impl Storage {
         let plain = rows.plain();
         let plain = plain.and_then(|(map, at)| Self::mapped(map, at.start, at.end, DType::F32));
         plain.unwrap_or_else(|| {
-            Self::of(Bytes::Encoded {
-                rows,
-                decoded: OnceLock::new(),
-            })
+            let origin = format!("{} {rows}", rows.map().identity());
+            Self::made(Box::new(rows)).from(Some(origin))
+        })
+    }
+
+    /// Rows that are made when they are asked for.
+    pub fn made(rows: Box<dyn Rows>) -> Self {
+        Self::of(Bytes::Encoded {
+            rows,
+            decoded: OnceLock::new(),
         })
     }
 
@@ -177,7 +235,7 @@ impl Storage {
             Bytes::Mapped { map, start, end } => &map.bytes()[*start..*end],
             Bytes::Encoded { rows, decoded } => {
                 let values = decoded.get_or_init(|| {
-                    let mut values = vec![0.0; rows.rows() * rows.width()];
+                    let mut values = vec![0.0; rows.count() * rows.width()];
                     rows.read(0, &mut values);
                     values
                 });
@@ -189,15 +247,15 @@ impl Storage {
     /// How many bytes there are, without decoding them.
     pub(crate) fn len(&self) -> usize {
         match &self.bytes {
-            Bytes::Encoded { rows, .. } => rows.rows() * rows.width() * size_of::<f32>(),
+            Bytes::Encoded { rows, .. } => rows.count() * rows.width() * size_of::<f32>(),
             Bytes::Owned(_) | Bytes::Mapped { .. } => self.bytes().len(),
         }
     }
 
-    /// The rows as they lie in their file, unless somebody has had them decoded.
-    pub(crate) fn rows(&self) -> Option<&Encoded> {
+    /// The rows that can be asked for, unless somebody has had them all.
+    pub(crate) fn rows(&self) -> Option<&dyn Rows> {
         match &self.bytes {
-            Bytes::Encoded { rows, decoded } => decoded.get().is_none().then_some(rows),
+            Bytes::Encoded { rows, decoded } => decoded.get().is_none().then_some(&**rows),
             Bytes::Owned(_) | Bytes::Mapped { .. } => None,
         }
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Weak};
 
 use half::{bf16, f16};
 
-use crate::{DType, Element, Encoded, Error, Keeper, Life, Result, Storage};
+use crate::{DType, Element, Encoded, Error, Keeper, Life, Result, Rows, Storage};
 
 /// A contiguous, row-major, immutable array. Cloning shares the storage and keeps the identity.
 #[derive(Clone)]
@@ -144,13 +144,25 @@ impl Tensor {
     /// Whether the rows still lie in a file in an encoding of its own: to ask for some is cheaper then than for all,
     /// which stay in memory once they were asked for.
     pub fn is_encoded(&self) -> bool {
-        self.encoded().is_some()
+        self.made().is_some()
+    }
+
+    /// The rows that are made when they are asked for.
+    fn made(&self) -> Option<&dyn Rows> {
+        let rows = self.storage.rows()?;
+        (rows.count() == self.rows() && rows.width() == self.width()).then_some(rows)
     }
 
     /// The rows as they lie in their file.
     fn encoded(&self) -> Option<&Encoded> {
-        let rows = self.storage.rows()?;
-        (rows.rows() == self.rows() && rows.width() == self.width()).then_some(rows)
+        self.made()?.encoded()
+    }
+
+    /// Which bytes of which file these are, and how they are read: equal only for equal values of one shape. `None` for what
+    /// was computed.
+    pub fn origin(&self) -> Option<String> {
+        let origin = self.storage.origin()?;
+        Some(format!("{origin} {:?}", self.shape))
     }
 
     /// The elements of a float32 tensor; those that lie encoded in a file are decoded for the caller alone.
@@ -177,9 +189,9 @@ impl Tensor {
             let what = format!("{count} elements from row {first} of {:?}", self.shape);
             return Err(Error::shape("tensor", what));
         }
-        match self.encoded() {
-            Some(encoded) if T::DTYPE == DType::F32 => {
-                encoded.read(first, bytemuck::cast_slice_mut(out));
+        match self.made() {
+            Some(rows) if T::DTYPE == DType::F32 => {
+                rows.read(first, bytemuck::cast_slice_mut(out));
             }
             _ => out.copy_from_slice(&self.values::<T>()?[first * width..][..count]),
         }
@@ -202,7 +214,8 @@ impl Tensor {
         if let Some(rows) = self.encoded() {
             return Self::over(Storage::encoded(rows.slice(start..stop)), self.dtype, shape);
         }
-        self.rearranged(shape, |row| start + row)
+        let how = format!("rows {start}..{stop}");
+        self.rearranged(shape, &how, |row| start + row)
     }
 
     /// The transpose of a matrix: of the same part of the file where it lies in one, else a copy.
@@ -217,7 +230,8 @@ impl Tensor {
         if let Some(encoded) = self.encoded().and_then(Encoded::transposed) {
             return Self::over(Storage::encoded(encoded), self.dtype, vec![width, rows]);
         }
-        self.reordered(vec![width, rows], |at| at % rows * width + at / rows)
+        let shape = vec![width, rows];
+        self.reordered(shape, "transposed", |at| at % rows * width + at / rows)
     }
 
     /// The rows with the even ones of each of `heads` runs before the odd ones: of the same part of the file where the
@@ -234,35 +248,49 @@ impl Tensor {
         if let Some(encoded) = self.encoded().and_then(|rows| rows.unpaired(heads)) {
             return Self::over(Storage::encoded(encoded), self.dtype, self.shape.clone());
         }
-        self.rearranged(self.shape.clone(), |row| {
+        let how = format!("unpaired {heads}");
+        self.rearranged(self.shape.clone(), &how, |row| {
             let (run, at) = (row / (2 * half), row % (2 * half));
             run * 2 * half + at % half * 2 + at / half
         })
     }
 
     /// A copy whose row `n` is row `from(n)`.
-    fn rearranged(&self, shape: Vec<usize>, from: impl Fn(usize) -> usize) -> Result<Self> {
+    fn rearranged(
+        &self,
+        shape: Vec<usize>,
+        how: &str,
+        from: impl Fn(usize) -> usize,
+    ) -> Result<Self> {
         let width = self.width().max(1);
-        self.reordered(shape, |at| from(at / width) * width + at % width)
+        self.reordered(shape, how, |at| from(at / width) * width + at % width)
     }
 
-    /// A copy whose element `n` is element `from(n)`.
-    fn reordered(&self, shape: Vec<usize>, from: impl Fn(usize) -> usize) -> Result<Self> {
+    /// A copy whose element `n` is element `from(n)`; `how` tells it from copies in another order.
+    fn reordered(
+        &self,
+        shape: Vec<usize>,
+        how: &str,
+        from: impl Fn(usize) -> usize,
+    ) -> Result<Self> {
         fn pick<T: Element>(
             values: &[T],
-            shape: Vec<usize>,
+            shape: &[usize],
             from: impl Fn(usize) -> usize,
-        ) -> Result<Tensor> {
+        ) -> Storage {
             let count = shape.iter().product();
-            Tensor::new((0..count).map(|at| values[from(at)]).collect(), shape)
+            let picked = (0..count).map(|at| values[from(at)]).collect();
+            Storage::owned(T::buffer(picked))
         }
-        match self.dtype {
-            DType::F64 => pick(self.values::<f64>()?, shape, from),
-            DType::F32 => pick(self.values::<f32>()?, shape, from),
-            DType::F16 => pick(self.values::<f16>()?, shape, from),
-            DType::BF16 => pick(self.values::<bf16>()?, shape, from),
-            DType::I32 => pick(self.values::<i32>()?, shape, from),
-        }
+        let storage = match self.dtype {
+            DType::F64 => pick(self.values::<f64>()?, &shape, from),
+            DType::F32 => pick(self.values::<f32>()?, &shape, from),
+            DType::F16 => pick(self.values::<f16>()?, &shape, from),
+            DType::BF16 => pick(self.values::<bf16>()?, &shape, from),
+            DType::I32 => pick(self.values::<i32>()?, &shape, from),
+        };
+        let origin = self.origin().map(|origin| format!("{origin} {how}"));
+        Self::over(storage.from(origin), self.dtype, shape)
     }
 
     /// The same elements under another shape of the same size.

@@ -189,6 +189,31 @@ impl Sampling {
             .collect())
     }
 
+    /// The `most` likeliest tokens after `past`, the likeliest first, each with its probability after the processors.
+    ///
+    /// # Errors
+    /// As [`Self::choose`].
+    pub(crate) fn likeliest(
+        &self,
+        logits: &[f32],
+        past: &Past,
+        most: usize,
+    ) -> Result<Vec<Weighed>> {
+        let scores = top::log_softmax(self.scores(logits, past, None)?);
+        let mut order: Vec<Weighed> = scores
+            .iter()
+            .enumerate()
+            .filter(|(_, score)| score.is_finite())
+            .map(|(token, &score)| (token as u32, score))
+            .collect();
+        order.sort_by(|(a, x), (b, y)| y.total_cmp(x).then(a.cmp(b)));
+        order.truncate(most);
+        Ok(order
+            .into_iter()
+            .map(|(token, score)| (token, score.exp()))
+            .collect())
+    }
+
     /// The scores before temperature; at least one is finite.
     fn scores(&self, logits: &[f32], past: &Past, allowed: Option<&[bool]>) -> Result<Vec<f64>> {
         top::first_largest(logits)?;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lmrs_engine::{Detokenizer, Generator, Pieces};
+use lmrs_engine::{Detokenizer, Generator, Pieces, Variants};
 use lmrs_kernels::attention::KvType;
 use lmrs_kernels::dropout::philox;
 use lmrs_program::{Op, Plan, Precision, Program, ValueId};
@@ -157,5 +157,7 @@ pub fn generator_with(kv: KvType) -> Arc<Generator> {
         context: Some(128),
         kv,
         detokenizer: Some(Arc::new(Letters)),
+        variant: None,
+        variants: Variants::default(),
     })
 }

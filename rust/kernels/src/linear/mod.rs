@@ -28,6 +28,7 @@ mod int8;
 mod operand;
 mod packed;
 mod source;
+mod stored;
 pub(crate) mod tile;
 mod turn;
 mod walk;
@@ -38,6 +39,7 @@ pub use gradient::{gradient_weight, gradient_weight_add};
 pub use operand::Compute;
 pub use packed::{Packed, Weights};
 pub use source::{Decoded, Source};
+pub use stored::Lender;
 pub use weight::{Weight, apply, gradient_input};
 
 use crate::activation::Activation;

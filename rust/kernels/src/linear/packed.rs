@@ -7,6 +7,7 @@ use super::PANEL;
 use super::format::{self, Format};
 use super::int4;
 use super::source::Source;
+use super::stored::Held;
 use crate::memory::{Buffer, Plain, with_scratch};
 use crate::simd::{self, Kernel, Level, Simd};
 use crate::{Real, Rows, RowsMut, team};
@@ -41,16 +42,6 @@ impl Weights {
             Self::Int4 => int4::LARGEST,
         }
     }
-
-    /// The format of narrow weights.
-    fn format(self) -> Option<Format> {
-        match self {
-            Self::F32 => None,
-            Self::Bf16 => Some(Format::Bf16),
-            Self::Int8 => Some(Format::Int8),
-            Self::Int4 => Some(Format::Int4),
-        }
-    }
 }
 
 /// A weight `[outputs, inputs]` packed into panels of 64 outputs, the last padded with zeros. A clone shares them.
@@ -68,9 +59,9 @@ pub struct Packed<F> {
 }
 
 #[derive(Debug)]
-enum Panels<F> {
-    Full(Buffer<F>),
-    Narrow(Format, Buffer<u32>),
+pub(super) enum Panels<F> {
+    Full(Held<F>),
+    Narrow(Format, Held<u32>),
 }
 
 /// A strip of panels.
@@ -139,26 +130,42 @@ impl<F: Real> Packed<F> {
         let count = outputs.next_multiple_of(PANEL) / width;
         let of = |index: usize| outputs.min(index * width)..outputs.min((index + 1) * width);
         let panels = match format {
-            None => Panels::Full(strips(count, inputs * width, |index, strip| {
-                fill(Filling::Full(strip, width), of(index));
-            })),
+            None => Panels::Full(Held::Owned(strips(
+                count,
+                inputs * width,
+                |index, strip| {
+                    fill(Filling::Full(strip, width), of(index));
+                },
+            ))),
             Some(format) => {
                 let words = format.strip_words(inputs, width);
-                Panels::Narrow(
-                    format,
-                    strips(count, words, |index, strip| {
-                        fill(Filling::Narrow(format, strip, width), of(index));
-                    }),
-                )
+                let strips = strips(count, words, |index, strip| {
+                    fill(Filling::Narrow(format, strip, width), of(index));
+                });
+                Panels::Narrow(format, Held::Owned(strips))
             }
         };
+        Self::of_panels(panels, level, width, [outputs, inputs])
+    }
+
+    /// Panels of strips as wide as `level` walks them, or a multiple.
+    pub(super) fn of_panels(
+        panels: Panels<F>,
+        level: Level,
+        strip: usize,
+        [outputs, inputs]: [usize; 2],
+    ) -> Self {
         Self {
             panels: Arc::new(panels),
             level,
-            strip: width,
+            strip,
             outputs,
             inputs,
         }
+    }
+
+    pub(super) fn panels(&self) -> &Panels<F> {
+        &self.panels
     }
 
     /// Width of the result.
@@ -217,8 +224,8 @@ impl<F: Real> Packed<F> {
         self.level
     }
 
-    /// Outputs in a strip.
-    pub(super) fn strip_width(&self) -> usize {
+    /// Outputs in a strip, as wide as the level it was packed at walks them.
+    pub fn strip_width(&self) -> usize {
         self.strip
     }
 

@@ -93,12 +93,7 @@ pub(crate) fn panels<T: Real + Element>(
     weights: Weights,
     life: Life,
 ) -> Result<Arc<Packed<T>>> {
-    let key = match weights {
-        Weights::F32 => "panels of f32",
-        Weights::Bf16 => "panels of bf16",
-        Weights::Int8 => "panels of int8",
-        Weights::Int4 => "panels of int4",
-    };
+    let key = key(weights);
     if !weight.is_encoded() {
         let rows = view::<T>(weight)?;
         return Ok(weight.derived(key, life, || Packed::pack(weights, &[&rows])));
@@ -112,6 +107,16 @@ pub(crate) fn panels<T: Real + Element>(
         },
     };
     Ok(weight.derived(key, life, || Packed::pack(weights, &[&rows])))
+}
+
+/// Under which panels of a weight are kept.
+pub(crate) fn key(weights: Weights) -> &'static str {
+    match weights {
+        Weights::F32 => "panels of f32",
+        Weights::Bf16 => "panels of bf16",
+        Weights::Int8 => "panels of int8",
+        Weights::Int4 => "panels of int4",
+    }
 }
 
 /// A weight for products both ways: as it is where it is trained, since it changes with every step, else with the panels that

@@ -3,6 +3,7 @@
 mod company;
 mod reference;
 mod rounding;
+mod stored;
 
 use lmrs_kernels::linear::{Epilogue, Packed, Weights, matmul};
 use lmrs_kernels::{Rows, RowsMut};

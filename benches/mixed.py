@@ -1,7 +1,7 @@
-"""Decoding with a different LoRA for each request of a batch: `mixed.py MODEL [--peft DIR]`.
+"""Decoding with a different LoRA for each request of a batch: `mixed.py MODEL`, or `mixed.py MODEL --peft DIR`.
 
 Tokens a second of a batch of eight on the base, with eight LoRAs (rank 16, q and v), with those and a hundred resident;
-and of PEFT's mixed batches (`adapter_names`) on the same model as transformers loads it, if DIR has it as safetensors.
+or of PEFT's mixed batches (`adapter_names`) on the same model, which DIR has as safetensors.
 """
 
 import statistics
@@ -30,24 +30,41 @@ def tuned(model: Any, seed: int) -> Any:
     return found
 
 
-def rate(run: Callable[[int], None], tokens: int) -> float:
-    """Tokens a second of a whole batch, what a prompt takes left out: the median of three."""
+def rates(runs: dict[str, Callable[[int], None]], tokens: int) -> dict[str, float]:
+    """Tokens a second of a whole batch, what a prompt takes left out: medians of five rounds, each run in turn."""
 
-    def seconds(count: int) -> float:
+    def seconds(run: Callable[[int], None], count: int) -> float:
         began = time.perf_counter()
         run(count)
         return time.perf_counter() - began
 
-    run(2)
-    return statistics.median(BATCH * (tokens - 1) / (seconds(tokens) - seconds(1)) for _ in range(3))
+    found: dict[str, list[float]] = {name: [] for name in runs}
+    for run in runs.values():
+        run(2)
+    for _ in range(5):
+        for name, run in runs.items():
+            found[name].append(BATCH * (tokens - 1) / (seconds(run, tokens) - seconds(run, 1)))
+    return {name: statistics.median(each) for name, each in found.items()}
+
+
+def tell(found: dict[str, float]) -> None:
+    """A line for each run, beside the first."""
+    base = next(iter(found.values()))
+    for name, rate in found.items():
+        click.echo(f"{name}: {rate:.1f} tokens/s, {rate / base:.3f}")
 
 
 def ours(model: Path, dtype: Any, tokens: int) -> None:
     """The engine's rows."""
     base = lmrs.load(model)
-    engine = lmrs.Engine(base, dtype=dtype, share_prefixes=False)
 
-    def generate(names: list[str | None]) -> Callable[[int], None]:
+    def engine_of(resident: int) -> lmrs.Engine:
+        engine = lmrs.Engine(base, dtype=dtype, share_prefixes=False)
+        for number in range(resident):
+            engine.load_delta(str(number), tuned(base, number))
+        return engine
+
+    def generate(engine: lmrs.Engine, names: list[str | None]) -> Callable[[int], None]:
         def run(count: int) -> None:
             replies = [engine.submit(PROMPT, max_tokens=count, ignore_eos=True, delta=name) for name in names]
             for reply in replies:
@@ -55,13 +72,13 @@ def ours(model: Path, dtype: Any, tokens: int) -> None:
 
         return run
 
-    plain = rate(generate([None] * BATCH), tokens)
-    click.echo(f"lmrs {dtype}, base: {plain:.1f} tokens/s")
-    for resident in (BATCH, 100):
-        for number in range(len(engine.deltas), resident):
-            engine.load_delta(str(number), tuned(base, number))
-        found = rate(generate([str(number) for number in range(BATCH)]), tokens)
-        click.echo(f"lmrs {dtype}, {BATCH} LoRAs, {resident} resident: {found:.1f} tokens/s, {found / plain:.3f}")
+    few, many, named = engine_of(BATCH), engine_of(100), [str(number) for number in range(BATCH)]
+    runs = {
+        f"lmrs {dtype}, base": generate(few, [None] * BATCH),
+        f"lmrs {dtype}, {BATCH} LoRAs": generate(few, [*named]),
+        f"lmrs {dtype}, {BATCH} LoRAs of 100": generate(many, [*named]),
+    }
+    tell(rates(runs, tokens))
 
 
 def theirs(directory: Path, tokens: int) -> None:
@@ -82,15 +99,14 @@ def theirs(directory: Path, tokens: int) -> None:
 
         return run
 
-    plain = rate(generate(base), tokens)
-    click.echo(f"transformers f32, base: {plain:.1f} tokens/s")
+    tell(rates({"transformers f32, base": generate(base)}, tokens))
     config = peft.LoraConfig(r=RANK, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
     model = peft.get_peft_model(base, config, adapter_name="0")
     for number in range(1, BATCH):
         model.add_adapter(str(number), config)
     model.eval()
-    found = rate(generate(model, adapter_names=[str(number) for number in range(BATCH)]), tokens)
-    click.echo(f"PEFT f32, {BATCH} LoRAs: {found:.1f} tokens/s, {found / plain:.3f}")
+    names = [str(number) for number in range(BATCH)]
+    tell(rates({f"PEFT f32, {BATCH} LoRAs": generate(model, adapter_names=names)}, tokens))
 
 
 @click.command()
@@ -100,9 +116,10 @@ def theirs(directory: Path, tokens: int) -> None:
 @click.option("--tokens", default=24, show_default=True)
 def main(*, model: Path, directory: Path | None, dtype: str, tokens: int) -> None:
     """See the module."""
-    ours(model, dtype, tokens)
     if directory is not None:
         theirs(directory, tokens)
+    else:
+        ours(model, dtype, tokens)
 
 
 if __name__ == "__main__":

@@ -90,7 +90,7 @@ def test_rerank_reads_pairs_with_a_cross_encoder(tmp_path: Path) -> None:
 
 def test_what_cannot_be_classified_is_refused(tmp_path: Path, fixtures: Path) -> None:
     engine = lmrs.Engine(lmrs.load(checkpoint(tmp_path / "model", 2)))
-    with pytest.raises(lmrs.InputError, match="text 1 is empty"):
+    with pytest.raises(lmrs.InputError, match="text 1 to embed is empty"):
         engine.classify(["the sea", ("the sea", "")])
     with pytest.raises(lmrs.InputError, match="text 0 has"):
         engine.classify(["the sea " * 20])

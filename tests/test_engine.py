@@ -13,10 +13,9 @@ import pytest
 import torch
 import transformers
 
-from lmrs import Engine, Tokenizer, _rs, delta, models
+from lmrs import Engine, Tokenizer, delta, models
 from lmrs.batch import Batch, Ragged
 from lmrs.engine import Completion, KvDtype
-from lmrs.engine.plans import Plans
 from lmrs.errors import ConfigError, InputError
 
 FIXTURES = Path(__file__).parent / "fixtures" / "models"
@@ -233,11 +232,10 @@ def test_pooling(kind: Any) -> None:
     rows = [states[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
     pool = {"mean": lambda r: r.mean(0), "first": lambda r: r[0], "last": lambda r: r[-1], "max": lambda r: r.max(0)}
     model.source = None
-    plan = Plans(model, dtype="f32", kv_dtype="f32").pooled(kind)
-    texts = [(ids, [0] * len(ids)) for ids in PROMPTS]
-    vectors = _rs.embed(plan, texts, normalize=False, vocabulary=99, context=40).numpy()
+    engine = Engine(model)
+    vectors = engine.embed(PROMPTS, pooling=kind, normalize=False)
     np.testing.assert_allclose(vectors, np.stack([pool[kind](row) for row in rows]), rtol=1e-5, atol=1e-6)
-    unit = _rs.embed(plan, texts, normalize=True, vocabulary=99, context=40).numpy()
+    unit = engine.embed(PROMPTS, pooling=kind, normalize=True)
     np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-6)
     np.testing.assert_allclose(unit, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), rtol=1e-5, atol=1e-6)
 

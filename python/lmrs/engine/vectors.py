@@ -23,7 +23,7 @@ def pieces(
     for at, text in enumerate(texts):
         if isinstance(text, str) or _is_pair(text):
             if "" in ([text] if isinstance(text, str) else text):
-                raise InputError(f"text {at} is empty")
+                raise InputError(f"text {at} to embed is empty")
             of[not isinstance(text, str)].append(at)
         else:
             ids = [int(id_) for id_ in cast("Ids", text)][:cut]

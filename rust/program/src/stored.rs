@@ -86,7 +86,7 @@ fn taken(shape: [usize; 2], weights: Weights, strip: usize, words: &Tensor) -> R
     let lender: Lender = Arc::new(Words(words.clone()));
     let range = 0..words.bytes().len();
     let panels = match words.dtype() {
-        DType::I32 => Packed::lent(weights, shape, strip, lender, range),
+        DType::I32 => Packed::lent(weights, shape, strip, &lender, range),
         _ => None,
     };
     panels.ok_or_else(|| {

@@ -84,7 +84,7 @@ impl Packed<f32> {
         weights: Weights,
         [outputs, inputs]: [usize; 2],
         strip: usize,
-        lender: Lender,
+        lender: &Lender,
         range: Range<usize>,
     ) -> Option<Self> {
         let format = weights.format();
@@ -113,8 +113,8 @@ impl Packed<f32> {
             }
         };
         let panels = match format {
-            None => Panels::Full(Held::Lent(Lent::new(&lender, range)?)),
-            Some(format) => Panels::Narrow(format, Held::Lent(Lent::new(&lender, range)?)),
+            None => Panels::Full(Held::Lent(Lent::new(lender, range)?)),
+            Some(format) => Panels::Narrow(format, Held::Lent(Lent::new(lender, range)?)),
         };
         Some(Self::of_panels(panels, level, strip, [outputs, inputs]))
     }

@@ -25,7 +25,7 @@ fn panels_go_from_level_to_level() {
                 let aligned = Aligned::of(bytes);
                 let (lender, range): (Lender, _) = (Arc::new(aligned), 0..bytes.len());
                 let strip = other.strip_width();
-                let lent = Packed::lent(weights, [n, k], strip, Arc::clone(&lender), range);
+                let lent = Packed::lent(weights, [n, k], strip, &lender, range);
                 let lent = lent.unwrap();
                 assert_eq!(
                     lent.bytes_of_panels().as_ptr(),
@@ -59,9 +59,7 @@ fn lent_bytes_of_another_shape_are_refused() {
         let bytes = panels.bytes_of_panels();
         let (strip, all) = (panels.strip_width(), 0..bytes.len());
         let lender: Lender = Arc::new(Aligned::of(bytes));
-        let lent = |shape, strip, range| {
-            Packed::<f32>::lent(weights, shape, strip, Arc::clone(&lender), range)
-        };
+        let lent = |shape, strip, range| Packed::<f32>::lent(weights, shape, strip, &lender, range);
         assert!(lent([70, 100], strip, all.clone()).is_some());
         for shape in [
             [140, 100],

@@ -159,7 +159,7 @@ proptest! {
             (Window { ids: ids[..ids.len() - 1].to_vec(), labels }, c.logprobs.clone())
         }).collect();
         let (windows, chosen): (Vec<_>, Vec<_>) = windows.into_iter().unzip();
-        let scores = score::<Error>(&programs().1, &windows, || Ok(())).unwrap();
+        let scores = read(programs().1, windows.clone());
         prop_assert_eq!(scores, chosen);
     }
 }

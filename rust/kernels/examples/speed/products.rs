@@ -123,19 +123,19 @@ fn weights(report: &Report) {
         let (dy, x) = (Rows::new(&dy, t, o), Rows::new(&x, t, i));
         let weight = Weight::Plain(Rows::new(&w, o, i));
         for (compute, weights) in [(Compute::F32, Weights::F32), (Compute::Bf16, Weights::Bf16)] {
-            let mut product = |what: &str, run: &mut dyn FnMut()| {
+            let product = |what: &str, run: &mut dyn FnMut()| {
                 let name = format!("{what} {t}x{o}x{i} {compute:?}");
                 let peak = report.peak(weights);
                 report.line(&name, (2 * t * o * i) as f64, "GF/s", peak, run);
             };
             product("through a weight", &mut || {
-                apply(compute, x, weight, None, RowsMut::new(&mut y, t, o))
+                apply(compute, x, weight, None, RowsMut::new(&mut y, t, o));
             });
             product("back through it", &mut || {
-                gradient_input(compute, dy, weight, RowsMut::new(&mut dx, t, i))
+                gradient_input(compute, dy, weight, RowsMut::new(&mut dx, t, i));
             });
             product("weight gradient", &mut || {
-                gradient_weight(compute, dy, x, RowsMut::new(&mut dw, o, i))
+                gradient_weight(compute, dy, x, RowsMut::new(&mut dw, o, i));
             });
         }
     }

@@ -127,7 +127,7 @@ pub fn gradient_input<F: Real>(compute: Compute, dy: Rows<F>, weight: Weight<F>,
         }
         (Weight::Packed(packed), Compute::Bf16) => words(dy, |dy| {
             product(dy, packed.inputs(), None, dx, |_, depth, columns, panel| {
-                back(packed, depth, columns, panel);
+                back(packed, &depth, &columns, panel);
             });
         }),
     }
@@ -192,8 +192,8 @@ fn across<'a, E: Copy + Default + 'a>(
 /// Fills a panel `[depth][64]` with pairs of outputs, from pairs of inputs.
 fn back<F: Real>(
     packed: &Packed<F>,
-    depth: Range<usize>,
-    columns: Range<usize>,
+    depth: &Range<usize>,
+    columns: &Range<usize>,
     panel: &mut [u32],
 ) {
     let width = packed.strip_width();
@@ -253,7 +253,7 @@ fn product<F: Real, E: Operand<F>>(
                     add(
                         level,
                         x.slice(first..last),
-                        steps,
+                        &steps,
                         strip,
                         columns.len(),
                         sums,
@@ -276,12 +276,12 @@ fn product<F: Real, E: Operand<F>>(
 fn add<F: Real, E: Operand<F>>(
     level: Level,
     x: Rows<E>,
-    steps: Range<usize>,
+    steps: &Range<usize>,
     panel: &[E],
     columns: usize,
     sums: &mut [F],
 ) {
-    let from = From::pass(&steps);
+    let from = From::pass(steps);
     assert!(panel.len() >= steps.len() * PANEL && sums.len() >= x.rows() * PANEL);
     for row in (0..x.rows()).step_by(ROWS) {
         let rows = ROWS.min(x.rows() - row);

@@ -69,8 +69,9 @@ pub trait Dot<F: Real>: Simd<F> {
         unsafe {
             self.store_bf16(halves[0].as_mut_ptr(), low);
             self.store_bf16(halves[1].as_mut_ptr(), high);
-            for i in 0..Self::LANES {
-                *to.add(i) = u32::from(halves[0][i]) | u32::from(halves[1][i]) << 16;
+            let halves = halves[0].iter().zip(&halves[1]).take(Self::LANES);
+            for (i, (&low, &high)) in halves.enumerate() {
+                *to.add(i) = u32::from(low) | u32::from(high) << 16;
             }
         }
     }

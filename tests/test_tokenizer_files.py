@@ -126,7 +126,7 @@ BAD: list[tuple[str, Callable[[dict[str, Any]], None], str]] = [
     ("byte_bpe", put("model")([]), "expected"),
     ("byte_bpe", put("model", "type")("Words"), "model.type.*Words.*supported"),
     ("byte_bpe", put("model", "type")("WordLevel"), "unk_token"),
-    ("byte_bpe", put("model", "dropout")(0.5), "dropout"),
+    ("byte_bpe", put("model", "dropout")(1.5), "model.dropout: 1.5"),
     ("byte_bpe", drop("model", "vocab"), "vocab"),
     ("byte_bpe", drop("model", "merges"), "merges"),
     ("byte_bpe", put("model", "vocab", "a")(-1), "u32"),

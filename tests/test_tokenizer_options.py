@@ -173,3 +173,44 @@ def test_bad_options_are_one_error(both: dict[str, tuple[Tokenizer, Path]]) -> N
         ours.encode(["a"], pair=["b", "c"])
     with pytest.raises(InputError, match="tokens is -1"):
         ours.truncate_to("a", -1)
+
+
+def test_dropout(both: dict[str, tuple[Tokenizer, Path]], tmp_path: Path) -> None:
+    ours, file = both["byte_bpe"]
+    value = json.loads(file.read_text(encoding="utf-8"))
+    value["model"]["dropout"] = 0.25
+    (tmp_path / "tokenizer.json").write_text(json.dumps(value), encoding="utf-8")
+    asked = Tokenizer.load(tmp_path / "tokenizer.json")
+    assert (ours.dropout, asked.dropout) == (None, 0.25)
+    text = "the lower newest widest things of this world, don't they? " * 3
+    # The file's rate changes nothing of itself, and is written again.
+    assert asked.encode(text).ids == ours.encode(text).ids
+    asked.save(tmp_path / "again.json")
+    assert peer.Tokenizer.from_file(str(tmp_path / "again.json")).model.dropout == 0.25
+    rows = asked.encode_rows([text] * 8, dropout=0.25, seed=1)
+    ways = [tuple(row.tolist()) for row in rows]
+    assert len(set(ways)) == 8
+    assert [tuple(encoding.ids) for encoding in asked.encode([text] * 8, dropout=0.25, seed=1)] == ways
+    assert tuple(asked.encode(text, dropout=0.25, seed=1).ids) == ways[0]
+    assert tuple(asked.encode(text, dropout=0.25, seed=2).ids) not in ways
+    assert {asked.decode(way) for way in ways} == {asked.decode(asked.encode(text).ids)}
+    # Hugging Face's library gives as many tokens on average; its draws cannot be repeated.
+    theirs = peer.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    length = sum(len(theirs.encode(text)) for _ in range(400)) / 400
+    mean = np.diff(asked.encode_rows([text] * 400, dropout=0.25).starts).mean()
+    assert abs(mean / length - 1) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("byte_bpe", {"dropout": 1.5}, "dropout is 1.5, expected 0 to 1"),
+        ("byte_bpe", {"dropout": float("nan")}, "dropout"),
+        ("byte_bpe", {"dropout": 0.5, "seed": -1}, "seed is -1"),
+        ("unigram", {"dropout": 0.5}, "Unigram"),
+        ("wordpiece", {"dropout": 0.5}, "WordPiece"),
+    ],
+)
+def test_dropout_errors(both: dict[str, tuple[Tokenizer, Path]], name: str, options: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        both[name][0].encode("text", **options)

@@ -1,7 +1,9 @@
 """How a text is encoded: what is said with a call."""
 
-from typing import Literal, TypedDict
+from functools import lru_cache
+from typing import Literal, TypedDict, Unpack
 
+from lmrs import _rs
 from lmrs.errors import InputError
 
 __all__ = ["Options", "native_options"]
@@ -27,6 +29,9 @@ class Options(TypedDict, total=False):
         pad_side: The end that is filled up: `right` if not said.
         pad_id: What it is filled with; the padding token's id if not said.
         pad_type_id: The segment of the padding, 0 if not said.
+        dropout: The probability with which each possible merge of a byte-pair model is left out, before each merge anew
+            (BPE-dropout, Provilkov et al., 2020); 0 if not said, whatever `Tokenizer.dropout` is.
+        seed: What is left out is a function of this, of the text's place in the list and of the word's in the text.
     """
 
     add_special_tokens: bool
@@ -41,21 +46,29 @@ class Options(TypedDict, total=False):
     pad_side: Side
     pad_id: int
     pad_type_id: int
+    dropout: float
+    seed: int
 
 
-def native_options(given: Options, pad_id: int | None) -> dict[str, object] | None:
-    """Every option with its value, as the Rust side reads them; None if nothing is said. `pad_id` is the tokenizer's.
+def native_options(given: Options, pad_id: int | None) -> _rs.EncodeOptions | None:
+    """The options as the Rust side has them; None if nothing is said. `pad_id` is the tokenizer's.
 
     Raises:
         InputError: An option is unknown, or a number is out of its range.
     """
-    if not given:
-        return None
+    return _read(pad_id, **given) if given else None
+
+
+# Reading them takes as long as encoding half a page.
+@lru_cache(maxsize=64, typed=True)
+def _read(pad_id: int | None, /, **given: Unpack[Options]) -> _rs.EncodeOptions:
     if unknown := given.keys() - Options.__annotations__.keys():
         raise InputError(f"unknown option {min(unknown)}, expected one of {', '.join(Options.__annotations__)}")
     for name in ("max_length", "stride", "pad_to_multiple_of", "pad_id", "pad_type_id"):
         if isinstance(value := given.get(name), int) and not 0 <= value < 1 << 32:
             raise InputError(f"{name} is {value}, expected 0 to {(1 << 32) - 1}")
+    if isinstance(seed := given.get("seed", 0), int) and not 0 <= seed < 1 << 64:
+        raise InputError(f"seed is {seed}, expected 0 to {(1 << 64) - 1}")
     padding = given.get("padding")
     fill = None
     if padding is not None:
@@ -71,7 +84,7 @@ def native_options(given: Options, pad_id: int | None) -> dict[str, object] | No
             "id": pad_id,
             "type_id": given.get("pad_type_id", 0),
         }
-    return {
+    options = {
         "add_special_tokens": given.get("add_special_tokens", True),
         "split_special_tokens": given.get("split_special_tokens", False),
         "offsets": given.get("offsets", "characters"),
@@ -80,4 +93,7 @@ def native_options(given: Options, pad_id: int | None) -> dict[str, object] | No
         "side": given.get("side", "right"),
         "stride": given.get("stride", 0),
         "padding": fill,
+        "dropout": given.get("dropout", 0.0),
+        "seed": given.get("seed", 0),
     }
+    return _rs.EncodeOptions(options)

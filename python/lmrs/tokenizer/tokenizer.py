@@ -118,7 +118,8 @@ class Tokenizer:
 
         Raises:
             TokenizerError: A text has a lone surrogate, or a character that the model has no token for.
-            InputError: `max_length` leaves no room for special tokens, `stride` no progress, or an option is unknown.
+            InputError: `max_length` leaves no room for special tokens, `stride` no progress, an option is unknown, or
+                there is `dropout` with a model that has no merges.
         """
         if isinstance(text, str):
             if pair is not None and not isinstance(pair, str):
@@ -266,41 +267,50 @@ class Tokenizer:
         """BPE, WordPiece or Unigram."""
         return self.native.kind
 
+    @property
+    def dropout(self) -> float | None:
+        """The share of merges that the file says training leaves out, if it does.
+
+        Nothing is left out unless a call says so, because a model is asked about the usual ids:
+        `encode(text, dropout=tokenizer.dropout, seed=epoch)`.
+        """
+        return self.native.dropout
+
     def _id(self, role: str) -> int | None:
         token = self.special_tokens.get(role)
         return None if token is None else self.token_to_id(token)
 
-    @property
+    @cached_property
     def bos_id(self) -> int | None:
         """The id that begins a text."""
         return self._id("bos")
 
-    @property
+    @cached_property
     def eos_id(self) -> int | None:
         """The id that ends a text."""
         return self._id("eos")
 
-    @property
+    @cached_property
     def unk_id(self) -> int | None:
         """The id of what the vocabulary lacks."""
         return self._id("unk")
 
-    @property
+    @cached_property
     def sep_id(self) -> int | None:
         """The id between texts."""
         return self._id("sep")
 
-    @property
+    @cached_property
     def pad_id(self) -> int | None:
         """The id that fills up batches."""
         return self._id("pad")
 
-    @property
+    @cached_property
     def cls_id(self) -> int | None:
         """The id whose row stands for the whole text."""
         return self._id("cls")
 
-    @property
+    @cached_property
     def mask_id(self) -> int | None:
         """The id that stands for a word to guess."""
         return self._id("mask")

@@ -1,5 +1,7 @@
 //! Dropout whose mask is a function of (seed, step, site, element), so nothing is stored and nothing depends on order.
 
+pub use lmrs_philox::philox;
+
 use crate::{Real, Rows, RowsMut, team};
 
 /// What the mask depends on besides the element's index in the array.
@@ -11,25 +13,6 @@ pub struct Key {
     pub step: u32,
     /// The place in the model.
     pub site: u32,
-}
-
-/// Philox4x32-10 (Salmon et al. 2011): four random words for one 128-bit counter under a 64-bit key.
-pub fn philox(counter: [u32; 4], seed: u64) -> [u32; 4] {
-    let [mut c0, mut c1, mut c2, mut c3] = counter;
-    let (mut k0, mut k1) = (seed as u32, (seed >> 32) as u32);
-    for _ in 0..10 {
-        let a = u64::from(c0) * 0xD251_1F53;
-        let b = u64::from(c2) * 0xCD9E_8D57;
-        (c0, c1, c2, c3) = (
-            (b >> 32) as u32 ^ c1 ^ k0,
-            b as u32,
-            (a >> 32) as u32 ^ c3 ^ k1,
-            a as u32,
-        );
-        k0 = k0.wrapping_add(0x9E37_79B9);
-        k1 = k1.wrapping_add(0xBB67_AE85);
-    }
-    [c0, c1, c2, c3]
 }
 
 /// `out = x / (1 − rate)` where kept, else 0. Element `e = row · width + column` is kept when word `e mod 4` of

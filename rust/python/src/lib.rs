@@ -55,6 +55,8 @@ mod _rs {
     #[pymodule_export]
     use crate::tokenizer_encoding::PyEncoding;
     #[pymodule_export]
+    use crate::tokenizer_options::PyEncodeOptions;
+    #[pymodule_export]
     use crate::tokenizer_stream::{PyDecodeStream, PyEncodeStream};
     #[pymodule_export]
     use crate::tokenizer_train::PyCorpus;

@@ -13,7 +13,7 @@ use pyo3::types::{PyDict, PyString};
 use crate::error::{PyRes, bad_argument, detached};
 use crate::tokenizer_encoding::PyEncoding;
 use crate::tokenizer_gguf::{gguf_tokenizer, scalars};
-use crate::tokenizer_options::{Options, read};
+use crate::tokenizer_options::{PyEncodeOptions, read};
 use crate::tokenizer_stream::{PyDecodeStream, PyEncodeStream};
 
 /// A tokenizer; it never changes.
@@ -141,10 +141,10 @@ impl PyTokenizer {
         py: Python<'_>,
         text: &Bound<'_, PyString>,
         pair: Option<&Bound<'_, PyString>>,
-        options: Option<Options>,
+        options: Option<&Bound<'_, PyEncodeOptions>>,
     ) -> PyRes<PyEncoding> {
         let (text, pair) = (utf8(text)?, pair.map(utf8).transpose()?);
-        let options = read(options)?;
+        let options = read(options);
         let encoding = detached(py, || self.0.encode(text, pair, &options))??;
         Ok(PyEncoding::new(encoding, &self.0))
     }
@@ -155,13 +155,13 @@ impl PyTokenizer {
         py: Python<'_>,
         texts: Vec<Bound<'_, PyString>>,
         pairs: Option<Vec<Bound<'_, PyString>>>,
-        options: Option<Options>,
+        options: Option<&Bound<'_, PyEncodeOptions>>,
     ) -> PyRes<Vec<PyEncoding>> {
         let (texts, pairs) = (
             all_utf8(&texts)?,
             pairs.as_deref().map(all_utf8).transpose()?,
         );
-        let options = read(options)?;
+        let options = read(options);
         let encodings = detached(py, || {
             self.0.encode_batch(&texts, pairs.as_deref(), &options)
         })??;
@@ -178,13 +178,13 @@ impl PyTokenizer {
         py: Python<'py>,
         texts: Vec<Bound<'py, PyString>>,
         pairs: Option<Vec<Bound<'py, PyString>>>,
-        options: Option<Options>,
+        options: Option<&Bound<'_, PyEncodeOptions>>,
     ) -> PyRes<Rows<'py>> {
         let (texts, pairs) = (
             all_utf8(&texts)?,
             pairs.as_deref().map(all_utf8).transpose()?,
         );
-        let options = read(options)?;
+        let options = read(options);
         let (ids, starts) = detached(py, || {
             self.0.encode_rows(&texts, pairs.as_deref(), &options)
         })??;
@@ -195,9 +195,9 @@ impl PyTokenizer {
         &self,
         py: Python<'_>,
         text: &Bound<'_, PyString>,
-        options: Option<Options>,
+        options: Option<&Bound<'_, PyEncodeOptions>>,
     ) -> PyRes<usize> {
-        let (text, options) = (utf8(text)?, read(options)?);
+        let (text, options) = (utf8(text)?, read(options));
         Ok(detached(py, || self.0.count(text, &options))??)
     }
 
@@ -207,9 +207,9 @@ impl PyTokenizer {
         py: Python<'_>,
         text: &Bound<'_, PyString>,
         count: usize,
-        options: Option<Options>,
+        options: Option<&Bound<'_, PyEncodeOptions>>,
     ) -> PyRes<String> {
-        let (text, options) = (utf8(text)?, read(options)?);
+        let (text, options) = (utf8(text)?, read(options));
         Ok(detached(py, || {
             self.0.truncate_to(text, count, &options).map(str::to_owned)
         })??)
@@ -260,6 +260,11 @@ impl PyTokenizer {
     #[getter]
     fn kind(&self) -> &'static str {
         self.0.kind()
+    }
+
+    #[getter]
+    fn dropout(&self) -> Option<f64> {
+        self.0.dropout()
     }
 
     #[getter]

@@ -1,9 +1,21 @@
-//! The options of a call, as a dictionary.
+//! The options of a call.
 
-use lmrs_tokenizers::{EncodeOptions, Padding, Side, Strategy, Truncation, Unit};
+use lmrs_tokenizers::{Dropout, EncodeOptions, Padding, Side, Strategy, Truncation, Unit};
 use pyo3::prelude::*;
 
 use crate::error::{PyRes, bad_argument};
+
+/// The options of a call, read once for all calls that say the same.
+#[pyclass(frozen, name = "EncodeOptions", module = "lmrs._rs")]
+pub struct PyEncodeOptions(EncodeOptions);
+
+#[pymethods]
+impl PyEncodeOptions {
+    #[new]
+    fn new(options: Options) -> PyRes<Self> {
+        Ok(Self(options.try_into()?))
+    }
+}
 
 /// What a Python caller says about an encoding.
 #[derive(FromPyObject)]
@@ -17,6 +29,8 @@ pub struct Options {
     side: String,
     stride: usize,
     padding: Option<Fill>,
+    dropout: f64,
+    seed: u64,
 }
 
 /// How a batch is filled up.
@@ -30,9 +44,9 @@ pub struct Fill {
     type_id: u32,
 }
 
-/// The options of a call; those of the field if nothing is said.
-pub fn read(options: Option<Options>) -> PyRes<EncodeOptions> {
-    options.map_or_else(|| Ok(EncodeOptions::default()), TryInto::try_into)
+/// The options of a call; the usual ones if nothing is said.
+pub fn read(options: Option<&Bound<'_, PyEncodeOptions>>) -> EncodeOptions {
+    options.map_or_else(EncodeOptions::default, |options| options.get().0)
 }
 
 fn side(name: &str, value: &str) -> PyRes<Side> {
@@ -85,6 +99,10 @@ impl TryFrom<Options> for EncodeOptions {
                 stride: options.stride,
             }),
             padding: options.padding.map(padding).transpose()?,
+            dropout: (options.dropout != 0.0).then_some(Dropout {
+                rate: options.dropout,
+                seed: options.seed,
+            }),
         })
     }
 }

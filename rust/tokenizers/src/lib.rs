@@ -16,6 +16,7 @@ mod append;
 mod byte_level;
 mod chat;
 mod decode;
+mod dropout;
 mod encoding;
 mod error;
 mod load;
@@ -37,6 +38,7 @@ mod work;
 
 pub use append::EncodeStream;
 pub use chat::{ChatTemplate, Clock};
+pub use dropout::Dropout;
 pub use encoding::{Encoding, Padding, Side, Strategy, Truncation};
 pub use error::{Error, Result};
 pub use load::{BertVocab, Ends, GgufTokenizer, TokenType};

@@ -13,7 +13,7 @@ pub(crate) trait Output {
     fn word(&mut self, start: usize, word: &str, tokens: &[Token]);
 
     /// As `word`, from a cache; `begins` is 0 for more tokens of the word before.
-    fn short(&mut self, start: usize, entry: &Short, begins: u32);
+    fn short<const N: usize>(&mut self, start: usize, entry: &Short<N>, begins: u32);
 
     /// The tokens of a stretch that begins at byte `start` of the input; `after` more words begin after the last.
     fn stretch(&mut self, start: usize, pieces: &[Piece], after: u32);
@@ -82,7 +82,7 @@ impl Output for Ids {
     }
 
     #[inline(always)]
-    fn short(&mut self, _: usize, entry: &Short, _: u32) {
+    fn short<const N: usize>(&mut self, _: usize, entry: &Short<N>, _: u32) {
         self.extend(entry.ids, entry.count);
     }
 
@@ -242,7 +242,7 @@ impl Output for Full<'_> {
     }
 
     #[inline(always)]
-    fn short(&mut self, start: usize, entry: &Short, begins: u32) {
+    fn short<const N: usize>(&mut self, start: usize, entry: &Short<N>, begins: u32) {
         self.words += begins;
         for token in entry.tokens() {
             self.cached(start, token);

@@ -8,12 +8,12 @@ use crate::{
     tokenizer::EncodeOptions,
 };
 
-/// Encodes texts, or pairs of them, in parallel, and pads them to the same length.
+/// Encodes texts, or pairs of them, in parallel, and pads them to the same length. `encode` gets the number of each.
 pub(crate) fn many(
     texts: &[&str],
     pairs: Option<&[&str]>,
     options: &EncodeOptions,
-    encode: impl Fn(&str, Option<&str>) -> Result<Encoding> + Sync,
+    encode: impl Fn(usize, &str, Option<&str>) -> Result<Encoding> + Sync,
 ) -> Result<Vec<Encoding>> {
     if let Some(pairs) = pairs.filter(|pairs| pairs.len() != texts.len()) {
         return Err(Error::Input(format!(
@@ -24,7 +24,7 @@ pub(crate) fn many(
     }
     let bytes = texts.iter().map(|text| text.len()).sum();
     let mut encodings = in_parallel(texts, bytes, |at, text| {
-        encode(text, pairs.and_then(|pairs| pairs.get(at).copied()))
+        encode(at, text, pairs.and_then(|pairs| pairs.get(at).copied()))
     })?;
     if let Some(padding) = &options.padding {
         pad(&mut encodings, padding)?;

@@ -3,20 +3,21 @@
 use crate::{
     added::AddedTokens,
     decode::Decoder,
+    dropout::{Draws, Dropout},
     encoding::{Encoding, Padding, Truncation, pad, truncate},
     error::Result,
     load::Description,
     model::{Caches, Model},
     normalize::Normalizer,
-    output::{Full, Ids},
+    output::{Full, Ids, Output},
     parallel::many,
     post::Post,
     split::Splitter,
-    text::Bytes,
+    text::{Bytes, Text},
 };
 
 /// How to encode; a plain value, so that nothing about a call is remembered by the tokenizer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EncodeOptions {
     /// Whether to put the model's special tokens around the text.
     pub add_special_tokens: bool,
@@ -28,6 +29,8 @@ pub struct EncodeOptions {
     pub padding: Option<Padding>,
     /// What offsets count.
     pub offsets: Unit,
+    /// Which mergers of a byte-pair model to leave out; `None` leaves out none.
+    pub dropout: Option<Dropout>,
 }
 
 /// What offsets count.
@@ -48,6 +51,7 @@ impl Default for EncodeOptions {
             truncation: None,
             padding: None,
             offsets: Unit::default(),
+            dropout: None,
         }
     }
 }
@@ -92,15 +96,17 @@ impl Tokenizer {
         pair: Option<&str>,
         options: &EncodeOptions,
     ) -> Result<Encoding> {
-        let mut encoding = self.encode_unpadded(text, pair, options)?;
+        let mut encoding = self.encode_unpadded(0, text, pair, options)?;
         if let Some(padding) = &options.padding {
             pad(std::slice::from_mut(&mut encoding), padding)?;
         }
         Ok(encoding)
     }
 
+    /// The encoding of the text, or the pair of texts, that is number `number` of a list.
     fn encode_unpadded(
         &self,
+        number: usize,
         text: &str,
         pair: Option<&str>,
         options: &EncodeOptions,
@@ -115,7 +121,8 @@ impl Tokenizer {
         let texts: Vec<&str> = std::iter::once(text).chain(pair).collect();
         let mut parts = Vec::with_capacity(2);
         for (at, text) in texts.iter().enumerate() {
-            let mut part = self.encode_one(text, options.split_special_tokens, unit)?;
+            let draws = options.draws(&self.tokens.model, number, at)?;
+            let mut part = self.encode_one(text, options.split_special_tokens, unit, draws)?;
             part.set_type(at as u32);
             parts.push(part);
         }
@@ -128,28 +135,30 @@ impl Tokenizer {
 
     /// The ids of [`Tokenizer::encode`] alone, which take less time.
     pub fn encode_ids(&self, text: &str, options: &EncodeOptions) -> Result<Vec<u32>> {
-        let mut encoding = self.ids_unpadded(text, None, options)?;
+        let mut encoding = self.ids_unpadded(0, text, None, options)?;
         if let Some(padding) = &options.padding {
             pad(std::slice::from_mut(&mut encoding), padding)?;
         }
         Ok(encoding.ids)
     }
 
-    /// An encoding that has ids and nothing else.
+    /// As `encode_unpadded`, but the encoding has ids and nothing else.
     fn ids_unpadded(
         &self,
+        number: usize,
         text: &str,
         pair: Option<&str>,
         options: &EncodeOptions,
     ) -> Result<Encoding> {
         let mut parts = Vec::with_capacity(2);
-        for text in std::iter::once(text).chain(pair) {
+        for (at, text) in std::iter::once(text).chain(pair).enumerate() {
+            let draws = options.draws(&self.tokens.model, number, at)?;
             let mut output = Ids::for_text(text.len());
-            if let Some(spans) = self.stretches(text, options.split_special_tokens)? {
+            if let Some(spans) = self.stretches(text, options.split_special_tokens, draws)? {
                 self.encode_stretches(text, &spans, &mut output)?;
             } else {
                 let cut = self.cut(text, options.split_special_tokens);
-                self.encode_words(&cut, &mut output)?;
+                self.encode_cut(&cut, draws, &mut output)?;
             }
             parts.push(Encoding {
                 ids: output.finish(),
@@ -185,8 +194,8 @@ impl Tokenizer {
         pairs: Option<&[&str]>,
         options: &EncodeOptions,
     ) -> Result<Vec<Encoding>> {
-        many(texts, pairs, options, |text, pair| {
-            self.encode_unpadded(text, pair, options)
+        many(texts, pairs, options, |at, text, pair| {
+            self.encode_unpadded(at, text, pair, options)
         })
     }
 
@@ -197,8 +206,8 @@ impl Tokenizer {
         pairs: Option<&[&str]>,
         options: &EncodeOptions,
     ) -> Result<(Vec<u32>, Vec<i64>)> {
-        let encodings = many(texts, pairs, options, |text, pair| {
-            self.ids_unpadded(text, pair, options)
+        let encodings = many(texts, pairs, options, |at, text, pair| {
+            self.ids_unpadded(at, text, pair, options)
         })?;
         let mut ids = Vec::with_capacity(encodings.iter().map(Encoding::len).sum());
         let mut starts = Vec::with_capacity(encodings.len() + 1);
@@ -265,16 +274,29 @@ impl Tokenizer {
         Ok("")
     }
 
-    fn encode_one(&self, input: &str, ignore_special: bool, unit: Unit) -> Result<Encoding> {
-        if let Some(spans) = self.stretches(input, ignore_special)? {
+    fn encode_one(
+        &self,
+        input: &str,
+        ignore_special: bool,
+        unit: Unit,
+        draws: Option<Draws>,
+    ) -> Result<Encoding> {
+        if let Some(spans) = self.stretches(input, ignore_special, draws)? {
             let mut output = Full::new(input, None, unit);
             self.encode_stretches(input, &spans, &mut output)?;
             return Ok(output.finish());
         }
         let cut = self.cut(input, ignore_special);
         let mut output = Full::new(input, Some(&cut.aligned), unit);
-        self.encode_words(&cut, &mut output)?;
+        self.encode_cut(&cut, draws, &mut output)?;
         Ok(output.finish())
+    }
+
+    fn encode_cut(&self, cut: &Text, draws: Option<Draws>, output: &mut impl Output) -> Result<()> {
+        match draws {
+            Some(draws) => self.encode_dropping(cut, draws, output),
+            None => self.encode_words(cut, output),
+        }
     }
 
     /// The text of each token of an encoding, as the model knows it.

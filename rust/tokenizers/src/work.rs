@@ -1,6 +1,7 @@
 //! The way of a text through the pipeline to its tokens.
 
 use crate::{
+    dropout::Draws,
     error::{Error, Result},
     model::{Cache, Key, Model, Scratch, Token},
     output::Output,
@@ -18,7 +19,14 @@ const AT_ONCE: usize = 32;
 
 impl Tokenizer {
     /// The added tokens of a text and what lies between, if that can be cut further before it is normalised.
-    pub(crate) fn stretches(&self, input: &str, ignore_special: bool) -> Result<Option<Vec<Span>>> {
+    ///
+    /// With `draws` it is not: a word's number in the text has to be known.
+    pub(crate) fn stretches(
+        &self,
+        input: &str,
+        ignore_special: bool,
+        draws: Option<Draws>,
+    ) -> Result<Option<Vec<Span>>> {
         if input.len() > MAX_TEXT {
             return Err(Error::Text(format!(
                 "the text has {} bytes, more than {MAX_TEXT}",
@@ -27,6 +35,7 @@ impl Tokenizer {
         }
         Ok(self
             .cutting()
+            .filter(|_| draws.is_none())
             .and_then(|_| self.tokens.added.extract_raw(input, ignore_special)))
     }
 
@@ -74,7 +83,7 @@ impl Tokenizer {
         })
     }
 
-    fn added_token(&self, text: &str, span: &Span, output: &mut impl Output) {
+    pub(crate) fn added_token(&self, text: &str, span: &Span, output: &mut impl Output) {
         let word = text.get(span.start..span.end).unwrap_or("");
         let id = span.token.unwrap_or(0);
         let token = Token {
@@ -182,10 +191,13 @@ impl<O: Output> WordWork<'_, O> {
 
     #[inline(never)]
     fn long_word(&mut self, start: usize, end: usize, key: Option<Key>) {
-        if let Some(key) = key
-            && let Some(entry) = self.cache.long(key)
-        {
-            return self.output.long(start, entry);
+        if let Some(key) = key {
+            if let Some(entry) = self.cache.many(key) {
+                return self.output.short(start, entry, 1);
+            }
+            if let Some(entry) = self.cache.long(key) {
+                return self.output.long(start, entry);
+            }
         }
         let word = self.text.get(start..end).unwrap_or("");
         if self.bytes {
@@ -237,14 +249,17 @@ impl<O: Output> StretchWork<'_, O> {
 
     #[inline(never)]
     fn long_stretch(&mut self, first: usize, start: usize, end: usize, key: Option<Key>) {
-        if let Some(key) = key
-            && let Some(entry) = self.cache.long(key)
-        {
-            return self.output.long(start, entry);
+        let one_word = self.cutting.at.is_one_word();
+        if let Some(key) = key {
+            if let Some(entry) = self.cache.many(key) {
+                return self.output.short(start, entry, u32::from(!one_word));
+            }
+            if let Some(entry) = self.cache.long(key) {
+                return self.output.long(start, entry);
+            }
         }
         let goes_on = start > first;
         let anywhere = self.cutting.at == Stretches::Bert || goes_on;
-        let one_word = self.cutting.at.is_one_word();
         self.pieces.clear();
         let mut begins = 0;
         let model = &self.tokenizer.tokens.model;

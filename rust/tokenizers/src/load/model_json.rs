@@ -68,12 +68,9 @@ impl ModelJson<'_> {
     }
 
     fn bpe(self) -> Result<Bpe> {
-        if let Some(dropout) = self.dropout.filter(|&dropout| dropout != 0.0) {
-            return Err(Error::Unsupported {
-                place: "model.dropout".to_owned(),
-                name: dropout.to_string(),
-                supported: "null, which always gives the same ids".to_owned(),
-            });
+        if let Some(dropout) = self.dropout.filter(|rate| !(0.0..=1.0).contains(rate)) {
+            let problem = format!("{dropout} is no share of the mergers, expected 0 to 1");
+            return Err(Error::invalid("model.dropout", problem));
         }
         let vocabulary = ids(self.vocab)?;
         let merges = self.merges.ok_or_else(|| missing("merges"))?.0;
@@ -87,6 +84,7 @@ impl ModelJson<'_> {
             fuse_unknown: self.fuse_unk.unwrap_or_default(),
             byte_fallback: self.byte_fallback.unwrap_or_default(),
             ignore_merges: self.ignore_merges.unwrap_or_default(),
+            dropout: self.dropout,
         };
         Bpe::new("model.merges", vocabulary, merges, options)
     }

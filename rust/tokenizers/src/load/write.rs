@@ -36,7 +36,7 @@ struct AddedJson<'a> {
 enum ModelJson<'a> {
     #[serde(rename = "BPE")]
     Bpe {
-        dropout: Value,
+        dropout: Option<f64>,
         unk_token: Option<&'a str>,
         continuing_subword_prefix: Option<&'a str>,
         end_of_word_suffix: Option<&'a str>,
@@ -151,7 +151,7 @@ fn bpe_json(bpe: &Bpe) -> ModelJson<'_> {
     let vocabulary = bpe.vocabulary();
     let some = |text: &'_ str| !text.is_empty();
     ModelJson::Bpe {
-        dropout: Value::Null,
+        dropout: options.dropout,
         unk_token: options.unknown.as_deref(),
         continuing_subword_prefix: Some(options.prefix.as_str()).filter(|text| some(text)),
         end_of_word_suffix: Some(options.suffix.as_str()).filter(|text| some(text)),

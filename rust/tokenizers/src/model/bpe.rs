@@ -27,12 +27,21 @@ pub(crate) struct BpeOptions {
     pub(crate) byte_fallback: bool,
     /// A word that is a token is not merged but taken.
     pub(crate) ignore_merges: bool,
+    /// The share of mergers that the model's training left out. Encoding leaves out what its caller says.
+    pub(crate) dropout: Option<f64>,
+}
+
+/// By `pair_key`: the rank, and what the pair becomes.
+type Merges = HashMap<u64, Merger>;
+
+/// A pair as one number, which hashes in half the time of two.
+fn pair_key(left: u32, right: u32) -> u64 {
+    u64::from(left) << 32 | u64::from(right)
 }
 
 pub(crate) struct Bpe {
     vocabulary: Vocabulary,
-    /// (left, right) → (rank, merged).
-    merges: HashMap<(u32, u32), Merger>,
+    merges: Merges,
     /// The ids of the characters below U+0200, which spell all bytes.
     chars: Box<[Option<u32>; 0x200]>,
     options: BpeOptions,
@@ -47,6 +56,15 @@ struct Spelled {
     ids: Box<[u32; 256]>,
     /// What each two bytes become, the first the higher part of the place: most look-ups are of these.
     mergers: Box<[Merger]>,
+}
+
+impl Spelled {
+    fn spell(&self, word: &str, symbols: &mut Vec<Symbol>) {
+        symbols.extend(word.bytes().map(|byte| Symbol {
+            id: self.ids.get(byte as usize).copied().unwrap_or(0),
+            len: 1,
+        }));
+    }
 }
 
 impl Bpe {
@@ -89,7 +107,7 @@ impl Bpe {
                 id(&joined)?
             };
             before = merged;
-            table.insert((id(left)?, id(right)?), (rank as u32, merged));
+            table.insert(pair_key(id(left)?, id(right)?), (rank as u32, merged));
         }
         Ok(Self::build(vocabulary, table, options))
     }
@@ -121,18 +139,14 @@ impl Bpe {
             for (at, _) in token.char_indices().skip(1) {
                 let (left, right) = token.split_at(at);
                 if let (Some(left), Some(right)) = (vocabulary.id(left), vocabulary.id(right)) {
-                    table.entry((left, right)).or_insert((rank, id));
+                    table.entry(pair_key(left, right)).or_insert((rank, id));
                 }
             }
         }
         Self::build(vocabulary, table, options)
     }
 
-    fn build(
-        vocabulary: Vocabulary,
-        merges: HashMap<(u32, u32), Merger>,
-        options: BpeOptions,
-    ) -> Self {
+    fn build(vocabulary: Vocabulary, merges: Merges, options: BpeOptions) -> Self {
         let mut chars = Box::new([None; 0x200]);
         for (c, id) in ('\0'..).zip(chars.iter_mut()) {
             *id = vocabulary.id(c.encode_utf8(&mut [0; 4]));
@@ -175,7 +189,8 @@ impl Bpe {
             .map(|(&pair, &(rank, id))| (rank, id, pair))
             .collect();
         merges.sort_unstable();
-        merges.into_iter().map(|(.., pair)| pair).collect()
+        let pair = |(.., pair): (u32, u32, u64)| ((pair >> 32) as u32, pair as u32);
+        merges.into_iter().map(pair).collect()
     }
 
     pub(crate) fn vocabulary(&self) -> &Vocabulary {
@@ -241,25 +256,44 @@ impl Bpe {
             }
         }
         bpe.symbols.clear();
-        let Some(Spelled { ids, mergers }) = &self.spelled else {
+        let Some(spelled) = &self.spelled else {
             return;
         };
-        let symbol = |byte: u8| Symbol {
-            id: ids.get(byte as usize).copied().unwrap_or(0),
-            len: 1,
-        };
-        bpe.symbols.extend(word.bytes().map(symbol));
+        spelled.spell(word, &mut bpe.symbols);
         let bytes = word.as_bytes();
         let pair = |at: usize, _, _| {
             let two = bytes.get(at..).and_then(|rest| rest.first_chunk::<2>());
             let place = two.map_or(0, |two| u16::from_be_bytes(*two) as usize);
-            mergers.get(place).copied().unwrap_or(NEVER)
+            spelled.mergers.get(place).copied().unwrap_or(NEVER)
         };
         self.merge(bpe, pair, tokens);
     }
 
+    /// As `tokenize`, or as `tokenize_bytes` of a word in `bytes`, but what `drops` says is left out (`merge_dropping`). A
+    /// word that is a token is merged like all others.
+    pub(crate) fn tokenize_dropping(
+        &self,
+        word: &str,
+        bytes: bool,
+        drops: impl FnMut() -> bool,
+        scratch: &mut super::Scratch,
+    ) -> Result<()> {
+        let super::Scratch {
+            tokens, bpe, key, ..
+        } = scratch;
+        tokens.clear();
+        bpe.symbols.clear();
+        match &self.spelled {
+            Some(spelled) if bytes => spelled.spell(word, &mut bpe.symbols),
+            _ => self.spell(word, &mut bpe.symbols, key)?,
+        }
+        bpe.merge_dropping(|left, right| self.pair(left, right), drops);
+        tokens.extend(bpe.tokens());
+        Ok(())
+    }
+
     fn pair(&self, left: u32, right: u32) -> Option<Merger> {
-        self.merges.get(&(left, right)).copied()
+        self.merges.get(&pair_key(left, right)).copied()
     }
 
     fn merge(
@@ -269,17 +303,7 @@ impl Bpe {
         tokens: &mut Vec<Token>,
     ) {
         scratch.merge(first, |left, right| self.pair(left, right));
-        let mut start = 0;
-        for symbol in scratch.symbols.iter().filter(|symbol| symbol.len > 0) {
-            let end = start + symbol.len as usize;
-            tokens.push(Token {
-                id: symbol.id,
-                start,
-                end,
-                literal: false,
-            });
-            start = end;
-        }
+        tokens.extend(scratch.tokens());
     }
 
     /// The ids that merging starts from.
@@ -351,12 +375,11 @@ impl Bpe {
     }
 }
 
-fn byte_mergers(ids: &[u32; 256], merges: &HashMap<(u32, u32), Merger>) -> Box<[Merger]> {
+fn byte_mergers(ids: &[u32; 256], merges: &Merges) -> Box<[Merger]> {
     let mut mergers = vec![NEVER; 1 << 16];
-    let bytes: HashMap<u32, usize> = ids.iter().copied().zip(0..).collect();
-    for ((left, right), merger) in merges {
-        if let (Some(left), Some(right)) = (bytes.get(left), bytes.get(right))
-            && let Some(slot) = mergers.get_mut(left << 8 | right)
+    for (place, slot) in mergers.iter_mut().enumerate() {
+        if let (Some(left), Some(right)) = (ids.get(place >> 8), ids.get(place & 255))
+            && let Some(merger) = merges.get(&pair_key(*left, *right))
         {
             *slot = *merger;
         }

@@ -10,22 +10,29 @@ use crate::stretch::{Cutting, Piece};
 /// Tables of what was met last, each word in the place that its hash gives it.
 pub(crate) struct Cache {
     /// The small one stays near the core; what it loses is found in the large one.
-    near: Vec<Short>,
-    far: Vec<[Short; 2]>,
+    near: Vec<Short<FEW>>,
+    far: Vec<[Short<FEW>; 2]>,
+    /// Words of as few bytes, but of more tokens.
+    many: Vec<[Short<MANY>; 2]>,
     long: Vec<[Long; 2]>,
 }
 
-/// The tokens of a word of up to 15 bytes, side by side.
+/// The tokens of a word of up to 15 bytes, at most `N` side by side.
 #[derive(Clone, Copy, Zeroable)]
 #[repr(align(32))]
-pub(crate) struct Short {
+pub(crate) struct Short<const N: usize> {
     /// The bytes of the word, zeros, and in the last byte how many they are. Zero where there is no word yet.
     key: u128,
-    pub(crate) ids: [u32; Short::MOST],
+    pub(crate) ids: [u32; N],
     /// Where each token ends in the word, marked; it starts where the one before ended.
-    ends: [u8; Short::MOST],
+    ends: [u8; N],
     pub(crate) count: u8,
 }
+
+/// Tokens for which an entry takes 32 bytes, and those for which it takes 64: most words of languages that a vocabulary
+/// was not made for have more than three.
+pub(crate) const FEW: usize = 3;
+pub(crate) const MANY: usize = 8;
 
 /// The tokens of a stretch of up to 31 bytes.
 #[derive(Clone, Copy, Zeroable)]
@@ -55,8 +62,18 @@ pub(crate) struct Cached {
     pub(crate) literal: bool,
 }
 
-impl Short {
-    const MOST: usize = 3;
+impl<const N: usize> Short<N> {
+    fn of(key: u128, tokens: impl ExactSizeIterator<Item = (u32, u8)>) -> Self {
+        let mut entry = Self {
+            key,
+            count: tokens.len() as u8,
+            ..Self::zeroed()
+        };
+        for ((slot, last), (id, end)) in entry.ids.iter_mut().zip(&mut entry.ends).zip(tokens) {
+            (*slot, *last) = (id, end);
+        }
+        entry
+    }
 
     #[inline(always)]
     pub(crate) fn tokens(&self) -> impl Iterator<Item = Cached> {
@@ -91,10 +108,11 @@ impl Long {
     }
 }
 
-/// Entries, or pairs of them, by their logarithm: 256 KiB, 4 MiB and 4 MiB.
+/// Entries, or pairs of them, by their logarithm: 256 KiB, 4 MiB, 8 MiB and 2 MiB, of which memory is only what was written.
 const NEAR: u32 = 13;
 const FAR: u32 = 16;
-const LONG: u32 = 14;
+const OF_MANY: u32 = 16;
+const LONG: u32 = 13;
 
 /// The low bytes of a key, by how many.
 const KEEP: [u128; 16] = {
@@ -164,12 +182,13 @@ impl Cache {
             // Pages of zeros come from the system when they are first touched.
             near: bytemuck::zeroed_vec(1 << NEAR),
             far: bytemuck::zeroed_vec(1 << FAR),
+            many: bytemuck::zeroed_vec(1 << OF_MANY),
             long: bytemuck::zeroed_vec(1 << LONG),
         }
     }
 
     #[inline(always)]
-    pub(crate) fn short(&mut self, Key([key, rest]): Key) -> Option<&Short> {
+    pub(crate) fn short(&mut self, Key([key, rest]): Key) -> Option<&Short<FEW>> {
         if rest != 0 {
             return None;
         }
@@ -183,6 +202,13 @@ impl Cache {
                 .find(|far| far.key == key)?;
         }
         Some(near)
+    }
+
+    /// As `short`, for words of more tokens.
+    #[inline(always)]
+    pub(crate) fn many(&self, Key([key, rest]): Key) -> Option<&Short<MANY>> {
+        let entries = self.many.get(place(mix(key), OF_MANY))?;
+        entries.iter().find(|entry| rest == 0 && entry.key == key)
     }
 
     pub(crate) fn long(&self, Key(key): Key) -> Option<&Long> {
@@ -202,7 +228,7 @@ impl Cache {
         if !tiled {
             return;
         }
-        if tokens.len() > Short::MOST || !key.is_short() {
+        if tokens.len() > MANY || !key.is_short() {
             let pieces = tokens
                 .iter()
                 .enumerate()
@@ -218,16 +244,14 @@ impl Cache {
         Key([key, _]): Key,
         tokens: impl ExactSizeIterator<Item = (u32, u8)>,
     ) {
-        let mut entry = Short {
-            key,
-            count: tokens.len() as u8,
-            ..Short::zeroed()
-        };
-        for ((slot, last), (id, end)) in entry.ids.iter_mut().zip(&mut entry.ends).zip(tokens) {
-            (*slot, *last) = (id, end);
-        }
-        if let Some([new, old]) = self.far.get_mut(place(mix(key), FAR)) {
-            *old = std::mem::replace(new, entry);
+        let hash = mix(key);
+        if tokens.len() <= FEW {
+            push(self.far.get_mut(place(hash, FAR)), Short::of(key, tokens));
+        } else {
+            push(
+                self.many.get_mut(place(hash, OF_MANY)),
+                Short::of(key, tokens),
+            );
         }
     }
 
@@ -252,7 +276,7 @@ impl Cache {
             piece.end as u8 | mark
         };
         let mut end = 0;
-        let mut is_word = pieces.len() <= Short::MOST && !pieces.is_empty();
+        let mut is_word = pieces.len() <= MANY && !pieces.is_empty();
         for (at, piece) in pieces.iter().enumerate() {
             is_word &= piece.start == end && (piece.begins == 1) == (at == 0 && !one_word);
             end = piece.end;
@@ -292,9 +316,14 @@ impl Cache {
             entry.begins |= u16::from(begins) << at;
         }
         let hash = mix(key[0] ^ u128::from(mix(key[1])));
-        if let Some([new, old]) = self.long.get_mut(place(hash, LONG)) {
-            *old = std::mem::replace(new, entry);
-        }
+        push(self.long.get_mut(place(hash, LONG)), entry);
+    }
+}
+
+/// Puts an entry before that which was the newest of its place.
+fn push<T>(entries: Option<&mut [T; 2]>, entry: T) {
+    if let Some([new, old]) = entries {
+        *old = std::mem::replace(new, entry);
     }
 }
 

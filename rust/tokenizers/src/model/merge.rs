@@ -4,6 +4,8 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 
 use hashbrown::HashMap;
 
+use super::Token;
+
 /// A stretch of the word.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Symbol {
@@ -39,6 +41,22 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
+    /// The tokens that the symbols are.
+    pub(super) fn tokens(&self) -> impl Iterator<Item = Token> {
+        let mut end = 0;
+        let symbols = self.symbols.iter().filter(|symbol| symbol.len > 0);
+        symbols.map(move |symbol| {
+            let start = end;
+            end += symbol.len as usize;
+            Token {
+                id: symbol.id,
+                start,
+                end,
+                literal: false,
+            }
+        })
+    }
+
     /// Merges `symbols` until no pair has a merger. `pair` gives the rank and the id of a pair's, `first` those of the pair
     /// that begins at a symbol while nothing is merged.
     pub(super) fn merge(
@@ -61,52 +79,115 @@ impl Scratch {
             queue,
         } = self;
         queue.many = symbols.len() > FEW;
-        let last = symbols.len() as u32 - 1;
-        links.clear();
-        links.extend((0..=last).map(|at| Links {
-            prev: at.checked_sub(1).unwrap_or(END),
-            next: if at < last { at + 1 } else { END },
-        }));
-        for (at, two) in symbols.windows(2).enumerate() {
-            if let [left, right] = two
-                && let Some((rank, _)) = pair(left.id, right.id)
-            {
-                queue.push(rank, at as u32);
+        let mut line = Line::of(symbols, links);
+        for at in 0..line.len() {
+            if let Some((rank, _)) = line.pair(at, &pair) {
+                queue.push(rank, at);
             }
         }
         while let Some((rank, at)) = queue.pop() {
-            let Some(left) = get(symbols, at).filter(|left| left.len > 0) else {
-                continue;
-            };
-            let Some(Links { prev, next }) = get(links, at) else {
-                continue;
-            };
-            let Some(right) = get(symbols, next) else {
-                continue;
-            };
             // The pair at this place may have become another one since it was queued.
-            let Some((_, id)) = pair(left.id, right.id).filter(|(now, _)| *now == rank) else {
+            let Some((_, id)) = line.pair(at, &pair).filter(|(now, _)| *now == rank) else {
                 continue;
             };
-            let after = get(links, next).map_or(END, |links| links.next);
-            let len = left.len + right.len;
-            set(symbols, next, Symbol { id: 0, len: 0 });
-            set(symbols, at, Symbol { id, len });
-            set(links, at, Links { prev, next: after });
-            if let Some(links) = links.get_mut(after as usize) {
-                links.prev = at;
-            }
-            if let Some(right) = get(symbols, after)
-                && let Some((rank, _)) = pair(id, right.id)
-            {
-                queue.push(rank, at);
-            }
-            if let Some(left) = get(symbols, prev)
-                && let Some((rank, _)) = pair(left.id, id)
-            {
-                queue.push(rank, prev);
+            for at in line.join(at, id) {
+                if let Some((rank, _)) = line.pair(at, &pair) {
+                    queue.push(rank, at);
+                }
             }
         }
+    }
+
+    /// As `merge`, but before each merger every pair that has one is left out if `drops` says so, and the first of the
+    /// others merges; if all are left out, that is the end. The time for a merger grows with how many are left out before
+    /// it, 1 / (1 − rate) on average.
+    pub(super) fn merge_dropping(
+        &mut self,
+        pair: impl Fn(u32, u32) -> Option<Merger>,
+        mut drops: impl FnMut() -> bool,
+    ) {
+        let mut line = Line::of(&mut self.symbols, &mut self.links);
+        let candidate = |line: &Line, at: u32| {
+            let (rank, _) = line.pair(at, &pair)?;
+            // No other pair at this place is as long.
+            Some(Reverse((rank, at, line.pair_len(at)?)))
+        };
+        let mut queue: BinaryHeap<_> = (0..line.len())
+            .filter_map(|at| candidate(&line, at))
+            .collect();
+        let mut left_out = Vec::new();
+        while let Some(next) = queue.pop() {
+            let Reverse((_, at, len)) = next;
+            if line.pair_len(at) != Some(len) {
+                continue;
+            }
+            if drops() {
+                left_out.push(next);
+                continue;
+            }
+            let Some((_, id)) = line.pair(at, &pair) else {
+                continue;
+            };
+            let near = line.join(at, id);
+            queue.extend(near.into_iter().filter_map(|at| candidate(&line, at)));
+            queue.extend(left_out.drain(..));
+        }
+    }
+}
+
+/// The symbols of a word, those that were merged into others skipped.
+struct Line<'a> {
+    symbols: &'a mut [Symbol],
+    links: &'a mut [Links],
+}
+
+impl<'a> Line<'a> {
+    fn of(symbols: &'a mut [Symbol], links: &'a mut Vec<Links>) -> Self {
+        let count = symbols.len() as u32;
+        links.clear();
+        links.extend((0..count).map(|at| Links {
+            prev: at.checked_sub(1).unwrap_or(END),
+            next: if at + 1 < count { at + 1 } else { END },
+        }));
+        Self { symbols, links }
+    }
+
+    fn len(&self) -> u32 {
+        self.symbols.len() as u32
+    }
+
+    /// The symbol at `at` and the one behind it, if there are both.
+    fn two(&self, at: u32) -> Option<(Symbol, Symbol)> {
+        let left = get(self.symbols, at).filter(|left| left.len > 0)?;
+        Some((left, get(self.symbols, get(self.links, at)?.next)?))
+    }
+
+    /// What the two become.
+    fn pair(&self, at: u32, pair: impl Fn(u32, u32) -> Option<Merger>) -> Option<Merger> {
+        let (left, right) = self.two(at)?;
+        pair(left.id, right.id)
+    }
+
+    /// The bytes of both.
+    fn pair_len(&self, at: u32) -> Option<u32> {
+        self.two(at).map(|(left, right)| left.len + right.len)
+    }
+
+    /// Makes the two one, and gives the places at which there are new pairs now.
+    fn join(&mut self, at: u32, id: u32) -> [u32; 2] {
+        let (Some((left, right)), Some(Links { prev, next })) = (self.two(at), get(self.links, at))
+        else {
+            return [END; 2];
+        };
+        let after = get(self.links, next).map_or(END, |links| links.next);
+        let len = left.len + right.len;
+        set(self.symbols, next, Symbol { id: 0, len: 0 });
+        set(self.symbols, at, Symbol { id, len });
+        set(self.links, at, Links { prev, next: after });
+        if let Some(links) = self.links.get_mut(after as usize) {
+            links.prev = at;
+        }
+        [at, prev]
     }
 }
 

@@ -1,6 +1,9 @@
 //! What the property tests of the crates share.
 #![forbid(unsafe_code)]
 
+pub mod hostile;
+pub mod tokenizers;
+
 use proptest::test_runner::Config;
 
 /// A configuration of `usual` cases, or as many as `PROPTEST_CASES` says: few for a quick run, many for a slow one.

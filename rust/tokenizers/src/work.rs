@@ -3,7 +3,7 @@
 use crate::{
     dropout::Draws,
     error::{Error, Result},
-    model::{Cache, Key, Model, Scratch, Token},
+    model::{AT_ONCE, Cache, Key, Model, Scratch, Token},
     output::Output,
     split::{Splitter, Words},
     stretch::{Cutting, Piece, Stretches, prepare},
@@ -13,9 +13,6 @@ use crate::{
 
 /// Longer texts would not fit the 32-bit offsets once every byte is spelled out.
 const MAX_TEXT: usize = 1 << 30;
-
-/// So many words are cut before they are looked up: the look-ups do not wait for each other.
-const AT_ONCE: usize = 32;
 
 impl Tokenizer {
     /// The added tokens of a text and what lies between, if that can be cut further before it is normalised.
@@ -74,9 +71,12 @@ impl Tokenizer {
                     self.added_token(input, span, work.output);
                 } else {
                     let text = input.get(span.start..span.end).unwrap_or("");
+                    let mut waiting = Waiting::default();
                     cutting.at.each(text, |start, end| {
-                        work.stretch(span.start, span.start + start, span.start + end);
+                        let range = (span.start + start, span.start + end);
+                        waiting.push(range, |ranges| work.look_up(span.start, ranges));
                     });
+                    work.look_up(span.start, waiting.rest());
                 }
             }
             work.outcome
@@ -132,11 +132,38 @@ impl Tokenizer {
                 } else if let Some(words) = words {
                     work.words(span.start, span.end, words);
                 } else {
-                    work.word(span.start, span.end);
+                    let key = Key::of(work.text.as_bytes(), span.start, span.end);
+                    work.word(span.start, span.end, key);
                 }
             }
             work.outcome
         })
+    }
+}
+
+/// Words that are cut and not yet looked up.
+#[derive(Default)]
+struct Waiting {
+    ranges: [(usize, usize); AT_ONCE],
+    count: usize,
+}
+
+impl Waiting {
+    /// One more; as many as there is room for go to `look_up`.
+    #[inline(always)]
+    fn push(&mut self, range: (usize, usize), look_up: impl FnOnce(&[(usize, usize)])) {
+        if let Some(slot) = self.ranges.get_mut(self.count) {
+            *slot = range;
+            self.count += 1;
+        }
+        if self.count == AT_ONCE {
+            look_up(&self.ranges);
+            self.count = 0;
+        }
+    }
+
+    fn rest(&self) -> &[(usize, usize)] {
+        self.ranges.get(..self.count).unwrap_or(&[])
     }
 }
 
@@ -155,32 +182,28 @@ struct WordWork<'a, O> {
 impl<O: Output> WordWork<'_, O> {
     /// Encodes the words of `start..end`.
     fn words(&mut self, start: usize, end: usize, words: Words) {
-        let mut waiting = [(0, 0); AT_ONCE];
-        let mut count = 0;
+        let mut waiting = Waiting::default();
         let span = self.text.get(start..end).unwrap_or("");
         words.each(span, |from, to| {
-            if let Some(slot) = waiting.get_mut(count) {
-                *slot = (start + from, start + to);
-                count += 1;
-            }
-            if count == AT_ONCE {
-                self.look_up(&waiting);
-                count = 0;
-            }
+            waiting.push((start + from, start + to), |words| self.look_up(words));
         });
-        self.look_up(waiting.get(..count).unwrap_or(&[]));
+        self.look_up(waiting.rest());
     }
 
     #[inline(never)]
     fn look_up(&mut self, words: &[(usize, usize)]) {
-        for (start, end) in words {
-            self.word(*start, *end);
+        let mut keys = [None; AT_ONCE];
+        for (key, (start, end)) in keys.iter_mut().zip(words) {
+            *key = Key::of(self.text.as_bytes(), *start, *end);
+        }
+        self.cache.fetch(&keys);
+        for (key, (start, end)) in keys.into_iter().zip(words) {
+            self.word(*start, *end, key);
         }
     }
 
     #[inline(always)]
-    fn word(&mut self, start: usize, end: usize) {
-        let key = Key::of(self.text.as_bytes(), start, end);
+    fn word(&mut self, start: usize, end: usize, key: Option<Key>) {
         if let Some(key) = key
             && let Some(entry) = self.cache.short(key)
         {
@@ -229,22 +252,34 @@ struct StretchWork<'a, O> {
 }
 
 impl<O: Output> StretchWork<'_, O> {
-    /// Encodes `start..end` of the text that begins at `first`.
-    #[inline(always)]
-    fn stretch(&mut self, first: usize, mut start: usize, end: usize) {
-        if start > first && self.cutting.drops_space {
-            start += 1;
-        }
+    /// Encodes stretches of the text that begins at `first`.
+    #[inline(never)]
+    fn look_up(&mut self, first: usize, ranges: &[(usize, usize)]) {
         // The beginning of a text may be marked, so only what follows is the same everywhere.
-        let anywhere = self.cutting.at == Stretches::Bert || start > first;
-        let key = Key::of(self.input.as_bytes(), start, end).filter(|_| anywhere);
-        if let Some(key) = key
-            && let Some(entry) = self.cache.short(key)
-        {
-            let one_word = self.cutting.at.is_one_word();
-            return self.output.short(start, entry, u32::from(!one_word));
+        let anywhere = |start| self.cutting.at == Stretches::Bert || start > first;
+        let mut keys = [None; AT_ONCE];
+        for (key, (start, end)) in keys.iter_mut().zip(ranges) {
+            let begin = self.begin(first, *start);
+            *key = Key::of(self.input.as_bytes(), begin, *end).filter(|_| anywhere(*start));
         }
-        self.long_stretch(first, start, end, key);
+        self.cache.fetch(&keys);
+        let begins = u32::from(!self.cutting.at.is_one_word());
+        for (key, (start, end)) in keys.into_iter().zip(ranges) {
+            let start = self.begin(first, *start);
+            if let Some(key) = key
+                && let Some(entry) = self.cache.short(key)
+            {
+                self.output.short(start, entry, begins);
+            } else {
+                self.long_stretch(first, start, *end, key);
+            }
+        }
+    }
+
+    /// Where the tokens of the stretch at `start` begin.
+    #[inline(always)]
+    fn begin(&self, first: usize, start: usize) -> usize {
+        start + usize::from(start > first && self.cutting.drops_space)
     }
 
     #[inline(never)]

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use lmrs_philox::philox;
-use lmrs_testing::cases;
+use lmrs_testing::{cases, tokenizers::fixture};
 use lmrs_tokenizers::{Dropout, EncodeOptions, Tokenizer};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -163,11 +163,7 @@ proptest! {
 #[test]
 fn rates_of_nothing_and_of_all() {
     for name in ["byte_bpe", "roberta", "spm_bpe", "clip"] {
-        let path = format!(
-            "{}/../../tests/fixtures/tokenizers/{name}.json",
-            env!("CARGO_MANIFEST_DIR")
-        );
-        let tokenizer = Tokenizer::from_json(&std::fs::read(path).unwrap()).unwrap();
+        let tokenizer = Tokenizer::from_json(&fixture(name)).unwrap();
         let text = "the lower newest widest things of this world, don't they?";
         let encode = |rate| tokenizer.encode(text, None, &dropping(rate, 3)).unwrap();
         let usual = EncodeOptions {

@@ -4,113 +4,12 @@
 
 use std::time::Duration;
 
+use lmrs_testing::{
+    hostile,
+    tokenizers::{FIXTURES, fixture},
+};
 use lmrs_tokenizers::{EncodeOptions, Tokenizer};
 use rustix::time::{ClockId, clock_gettime};
-
-const FIXTURES: [&str; 6] = [
-    "byte_bpe",
-    "roberta",
-    "wordpiece",
-    "unigram",
-    "spm_bpe",
-    "clip",
-];
-
-/// Texts that repeat one of these.
-const REPEATED: [&str; 54] = [
-    "a",
-    "A",
-    "1",
-    " ",
-    "\n",
-    "\t",
-    "\r\n",
-    "!",
-    "'",
-    "/",
-    "_",
-    "-",
-    "\0",
-    "\u{7f}",
-    "\u{a0}",
-    "\u{3000}",
-    "\u{85}",
-    "é",
-    "É",
-    "語",
-    "ば",
-    "한",
-    "\u{301}",
-    "e\u{301}",
-    "\u{300}\u{301}",
-    "\u{1100}\u{1161}",
-    "\u{200d}",
-    "😀",
-    "👨\u{200d}",
-    "🇩",
-    "ﬁ",
-    "ß",
-    "ſ",
-    "ǅ",
-    "ʰ",
-    "'s",
-    "'ſ",
-    " a",
-    "  a",
-    " \n",
-    "\n ",
-    " !",
-    "a b",
-    "ab",
-    "aB",
-    "Ab",
-    "語A",
-    "the ",
-    "don't ",
-    "<",
-    "<mask",
-    "[UNK",
-    "▁",
-    "\u{600}",
-];
-
-/// Repetition with something else at the end: what a look-ahead or a search from the end stumbles over.
-const ENDS: [(&str, &str); 6] = [
-    (" ", "x"),
-    ("\n", " x"),
-    ("a", "!"),
-    ("語", "A"),
-    ("A", "語"),
-    ("\u{301}", "x"),
-];
-
-fn tokenizer(name: &str) -> Tokenizer {
-    let path = format!(
-        "{}/../../tests/fixtures/tokenizers/{name}.json",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    Tokenizer::from_json(&std::fs::read(path).unwrap()).unwrap()
-}
-
-/// `bytes` of letters without a pattern: one word that repeats nothing.
-fn noise(bytes: usize, letters: u64) -> String {
-    let mut state = 1u64;
-    let letter = |_| {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        char::from(b'a' + ((state >> 33) % letters) as u8)
-    };
-    (0..bytes).map(letter).collect()
-}
-
-fn texts(bytes: usize) -> Vec<String> {
-    let repeated = |piece: &str, end: &str| piece.repeat(bytes / piece.len()) + end;
-    let mut all: Vec<String> = REPEATED.iter().map(|piece| repeated(piece, "")).collect();
-    all.extend(ENDS.iter().map(|(piece, end)| repeated(piece, end)));
-    all.extend([2, 3, 26].map(|letters| noise(bytes, letters)));
-    all
-}
 
 /// What this thread has had of a processor: what else runs on the machine costs nothing.
 fn spent() -> Duration {
@@ -153,11 +52,14 @@ const BOUND: f64 = 16.0;
 fn a_byte_of_a_long_text_costs_as_one_of_a_short() {
     let largest =
         std::env::var("LMRS_LINEAR_MIB").map_or(1 << 18, |mib| mib.parse::<usize>().unwrap() << 20);
-    let (small, large) = (texts(1 << 13), texts(largest));
-    for name in FIXTURES {
-        let tokenizer = tokenizer(name);
-        for (small, large) in small.iter().zip(&large) {
-            let growth = growth(&tokenizer, [small, large], BOUND);
+    let tokenizers = FIXTURES.map(|name| Tokenizer::from_json(&fixture(name)).unwrap());
+    for number in 0..hostile::COUNT {
+        let (small, large) = (
+            hostile::text(number, 1 << 13),
+            hostile::text(number, largest),
+        );
+        for (name, tokenizer) in FIXTURES.iter().zip(&tokenizers) {
+            let growth = growth(tokenizer, [&small, &large], BOUND);
             let start: String = large.chars().take(8).collect();
             assert!(
                 growth <= BOUND,

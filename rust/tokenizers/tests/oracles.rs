@@ -1,5 +1,6 @@
 //! What is found by hand, from a cache or in another order, against what is found slowly.
 
+use lmrs_testing::tokenizers::{self, FIXTURES};
 use lmrs_tokenizers::{EncodeOptions, Encoding, Tokenizer};
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -10,21 +11,8 @@ const TIKTOKEN_CL100K: &str = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 const O200K: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-const FIXTURES: [&str; 6] = [
-    "byte_bpe",
-    "roberta",
-    "wordpiece",
-    "unigram",
-    "spm_bpe",
-    "clip",
-];
-
 fn fixture(name: &str) -> Value {
-    let path = format!(
-        "{}/../../tests/fixtures/tokenizers/{name}.json",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+    serde_json::from_slice(&tokenizers::fixture(name)).unwrap()
 }
 
 fn tokenizer(json: &Value) -> Tokenizer {

@@ -2,26 +2,10 @@
 
 use std::collections::HashMap;
 
+use lmrs_testing::tokenizers::{FIXTURES, fixture};
 use lmrs_tokenizers::{DecodeStream, EncodeOptions, Tokenizer, Truncation, Unit};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-
-const FIXTURES: [&str; 6] = [
-    "byte_bpe",
-    "roberta",
-    "wordpiece",
-    "unigram",
-    "spm_bpe",
-    "clip",
-];
-
-fn fixture(name: &str) -> Vec<u8> {
-    let path = format!(
-        "{}/../../tests/fixtures/tokenizers/{name}.json",
-        env!("CARGO_MANIFEST_DIR")
-    );
-    std::fs::read(path).unwrap()
-}
 
 fn fixtures() -> Vec<Tokenizer> {
     FIXTURES

@@ -6,7 +6,7 @@ use super::field::Field;
 use crate::{
     decode::Decoder,
     error::{Error, Result},
-    normalize::{Bert, Charsmap, Form, Normalizer},
+    normalize::{Bert, Charsmap, Fates, Form, Normalizer},
     pattern::Pattern,
     post::{Piece, Post, Special, Trim},
     split::{Behavior, Prepend, Splitter},
@@ -17,12 +17,13 @@ pub(super) fn normalizer(field: &Field) -> Result<Normalizer> {
     Ok(match field.kind()? {
         "BertNormalizer" => {
             let lowercase = field.get("lowercase")?.bool()?;
-            Normalizer::Bert(Bert {
+            Normalizer::Bert(Box::new(Bert {
                 clean_text: field.get("clean_text")?.bool()?,
                 handle_chinese_chars: field.get("handle_chinese_chars")?.bool()?,
                 strip_accents: field.flag("strip_accents", lowercase)?,
                 lowercase,
-            })
+                fates: Fates::default(),
+            }))
         }
         "NFC" => Normalizer::Form(Form::Nfc),
         "NFD" => Normalizer::Form(Form::Nfd),

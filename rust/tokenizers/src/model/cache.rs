@@ -108,6 +108,9 @@ impl Long {
     }
 }
 
+/// So many words are cut before they are looked up.
+pub(crate) const AT_ONCE: usize = 32;
+
 /// Entries, or pairs of them, by their logarithm: 256 KiB, 4 MiB, 8 MiB and 2 MiB, of which memory is only what was written.
 const NEAR: u32 = 13;
 const FAR: u32 = 16;
@@ -204,6 +207,29 @@ impl Cache {
         Some(near)
     }
 
+    /// Has the memory of all these words' entries read, where they are not near, so that look-ups one by one do not each
+    /// wait for theirs.
+    pub(crate) fn fetch(&self, keys: &[Option<Key>; AT_ONCE]) {
+        let mut hashes = [0; AT_ONCE];
+        let mut count = 0;
+        for key in keys.iter().flatten() {
+            let hash = mix(key.0[0]);
+            let near = self.near.get(place(hash, NEAR));
+            if let Some(slot) = hashes.get_mut(count) {
+                *slot = hash;
+            }
+            count += usize::from(near.is_some_and(|near| near.key != key.0[0]));
+        }
+        let mut seen = 0;
+        for hash in hashes.iter().take(count) {
+            let far = self.far.get(place(*hash, FAR));
+            let many = self.many.get(place(*hash, OF_MANY));
+            seen ^= far.map_or(0, |[new, _]| new.key as u64);
+            seen ^= many.map_or(0, |[new, old]| (new.key ^ old.key) as u64);
+        }
+        std::hint::black_box(seen);
+    }
+
     /// As `short`, for words of more tokens.
     #[inline(always)]
     pub(crate) fn many(&self, Key([key, rest]): Key) -> Option<&Short<MANY>> {
@@ -246,12 +272,9 @@ impl Cache {
     ) {
         let hash = mix(key);
         if tokens.len() <= FEW {
-            push(self.far.get_mut(place(hash, FAR)), Short::of(key, tokens));
+            push(&mut self.far, place(hash, FAR), Short::of(key, tokens));
         } else {
-            push(
-                self.many.get_mut(place(hash, OF_MANY)),
-                Short::of(key, tokens),
-            );
+            push(&mut self.many, place(hash, OF_MANY), Short::of(key, tokens));
         }
     }
 
@@ -316,13 +339,13 @@ impl Cache {
             entry.begins |= u16::from(begins) << at;
         }
         let hash = mix(key[0] ^ u128::from(mix(key[1])));
-        push(self.long.get_mut(place(hash, LONG)), entry);
+        push(&mut self.long, place(hash, LONG), entry);
     }
 }
 
 /// Puts an entry before that which was the newest of its place.
-fn push<T>(entries: Option<&mut [T; 2]>, entry: T) {
-    if let Some([new, old]) = entries {
+fn push<T>(table: &mut [[T; 2]], place: usize, entry: T) {
+    if let Some([new, old]) = table.get_mut(place) {
         *old = std::mem::replace(new, entry);
     }
 }

@@ -11,7 +11,7 @@ mod wordlevel;
 mod wordpiece;
 
 pub(crate) use bpe::{Bpe, BpeOptions};
-pub(crate) use cache::{Cache, Cached, Caches, Key, Long, Short};
+pub(crate) use cache::{AT_ONCE, Cache, Cached, Caches, Key, Long, Short};
 pub(crate) use sentencepiece::{Piece, SentencePiece};
 pub(crate) use trie::Trie;
 pub(crate) use unigram::Unigram;

@@ -1,6 +1,9 @@
 //! BERT's normalizer.
 
+use std::sync::OnceLock;
+
 use unicode_categories::UnicodeCategories;
+use unicode_normalization_alignments::{UnicodeNormalization, char::canonical_combining_class};
 
 use super::{Form, lowercase};
 use crate::text::Aligned;
@@ -16,10 +19,83 @@ pub(crate) struct Bert {
     pub(crate) strip_accents: bool,
     /// Unicode lower case.
     pub(crate) lowercase: bool,
+    pub(crate) fates: Fates,
+}
+
+/// What becomes of a character.
+#[derive(Clone, Copy)]
+enum Fate {
+    Is(char),
+    Gone,
+    /// More than one character.
+    Several,
+    /// That depends on what is beside it.
+    Tangled,
+}
+
+/// The fates of the characters below U+3400, by 256, told when they are first met.
+pub(crate) struct Fates([OnceLock<Box<[Fate]>>; 0x34]);
+
+impl Default for Fates {
+    fn default() -> Self {
+        Self([const { OnceLock::new() }; 0x34])
+    }
 }
 
 impl Bert {
+    /// Character by character wherever that gives what the steps give one after the other.
     pub(crate) fn apply(&self, text: &mut Aligned) {
+        let kept = |byte: u8| (b' '..0x7f).contains(&byte) && !byte.is_ascii_uppercase();
+        if text.as_str().bytes().all(kept) {
+            return;
+        }
+        let is_tangled = |c| matches!(self.fate(c), Fate::Tangled);
+        if text.as_str().chars().any(is_tangled) {
+            return self.apply_steps(text);
+        }
+        text.map_chars(|c, push| match self.fate(c) {
+            Fate::Is(c) => push(c),
+            Fate::Gone | Fate::Tangled => {}
+            Fate::Several => self.written(c).chars().for_each(push),
+        });
+    }
+
+    #[inline]
+    fn fate(&self, c: char) -> Fate {
+        let (page, place) = (c as u32 >> 8, c as u32 & 255);
+        let Some(page) = self.fates.0.get(page as usize) else {
+            return self.judge(c);
+        };
+        let first = c as u32 - place;
+        let judge = |code| char::from_u32(code).map_or(Fate::Gone, |c| self.judge(c));
+        let page = page.get_or_init(|| (first..first + 256).map(judge).collect());
+        page.get(place as usize).copied().unwrap_or(Fate::Gone)
+    }
+
+    fn judge(&self, c: char) -> Fate {
+        // Marks may change places, and not all of them are dropped.
+        let stays = |c: char| canonical_combining_class(c) != 0 && !is_mark(c);
+        if self.strip_accents && std::iter::once(c).nfd().any(|(c, _)| stays(c)) {
+            return Fate::Tangled;
+        }
+        let written = self.written(c);
+        let mut chars = written.chars();
+        match (chars.next(), chars.next()) {
+            (None, _) => Fate::Gone,
+            (Some(c), None) => Fate::Is(c),
+            _ => Fate::Several,
+        }
+    }
+
+    /// What a character becomes by itself.
+    fn written(&self, c: char) -> String {
+        let mut bytes = [0; 4];
+        let mut text = Aligned::new(c.encode_utf8(&mut bytes), 0);
+        self.apply_steps(&mut text);
+        text.as_str().to_owned()
+    }
+
+    fn apply_steps(&self, text: &mut Aligned) {
         if self.clean_text && !text.as_str().bytes().all(|b| (b' '..0x7f).contains(&b)) {
             text.map_chars(|c, push| match c {
                 '\0' | '\u{fffd}' => {}
@@ -86,6 +162,37 @@ mod tests {
         for c in '\0'..=char::MAX {
             assert_eq!(is_other(c), c.is_other(), "{c:?}");
             assert_eq!(is_mark(c), c.is_mark_nonspacing(), "{c:?}");
+        }
+    }
+
+    #[test]
+    fn character_by_character_is_step_by_step() {
+        let bert = |clean_text, handle_chinese_chars, strip_accents, lowercase| Bert {
+            clean_text,
+            handle_chinese_chars,
+            strip_accents,
+            lowercase,
+            fates: Fates::default(),
+        };
+        let traced = |text: &Aligned| text.chars().collect::<Vec<_>>();
+        for bert in [
+            bert(true, true, true, true),
+            bert(false, false, true, false),
+            bert(true, false, false, true),
+            bert(false, true, false, false),
+        ] {
+            for c in '\0'..=char::MAX {
+                // Alone, and between marks that change places; U+302E stays.
+                let alone = format!("{c}");
+                let among = format!("e\u{301}\u{323}{c}\u{323}\u{301} 語{c}");
+                let beside = format!("Å{c}\u{323}\u{301}\u{302e}ǅ");
+                for text in [alone, among, beside] {
+                    let (mut quick, mut slow) = (Aligned::new(&text, 0), Aligned::new(&text, 0));
+                    bert.apply(&mut quick);
+                    bert.apply_steps(&mut slow);
+                    assert_eq!(traced(&quick), traced(&slow), "{text:?}");
+                }
+            }
         }
     }
 }

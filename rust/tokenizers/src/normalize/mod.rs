@@ -5,7 +5,7 @@ mod charsmap;
 mod forms;
 mod sentencepiece;
 
-pub(crate) use bert::Bert;
+pub(crate) use bert::{Bert, Fates};
 pub(crate) use charsmap::Charsmap;
 pub(crate) use forms::Form;
 pub(crate) use sentencepiece::Rules;
@@ -17,7 +17,7 @@ use crate::{byte_level, pattern::Pattern, text::Aligned};
 /// One step of normalisation.
 pub(crate) enum Normalizer {
     /// Clean-up, accents and case as BERT does them.
-    Bert(Bert),
+    Bert(Box<Bert>),
     /// A Unicode normal form.
     Form(Form),
     /// Unicode lower case.

@@ -1,15 +1,29 @@
 //! Cuts that look at one character at a time.
 
+use std::sync::LazyLock;
+
 use unicode_categories::UnicodeCategories;
 
 use super::Behavior;
 
-pub(crate) fn is_punctuation(c: char) -> bool {
-    if c.is_ascii() {
-        return c.is_ascii_punctuation();
+/// The punctuation below U+3400, a bit a character.
+static PUNCTUATION: LazyLock<Vec<u64>> = LazyLock::new(|| {
+    let mut bits = vec![0; 0x3400 / 64];
+    for c in ('\0'..'\u{3400}').filter(|c| c.is_ascii_punctuation() || c.is_punctuation()) {
+        if let Some(bits) = bits.get_mut(c as usize / 64) {
+            *bits |= 1 << (c as u32 % 64);
+        }
     }
-    // The library's own test is quicker than the search in the reference's table.
-    !c.is_alphabetic() && c.is_punctuation()
+    bits
+});
+
+pub(crate) fn is_punctuation(c: char) -> bool {
+    if let Some(bits) = PUNCTUATION.get(c as usize / 64) {
+        return bits >> (c as u32 % 64) & 1 == 1;
+    }
+    // Ideographs and Korean syllables are told first.
+    let none = matches!(c, '\u{3400}'..='\u{9fff}' | '\u{ac00}'..='\u{d7a3}');
+    !none && c.is_punctuation()
 }
 
 /// Cuts around every character for which `matches` holds.

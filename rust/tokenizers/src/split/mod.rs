@@ -5,6 +5,7 @@ pub(crate) mod block;
 mod chars;
 mod class;
 mod delimiter;
+mod patterns;
 mod scripts;
 mod words;
 

@@ -132,8 +132,7 @@ impl Tokenizer {
                 } else if let Some(words) = words {
                     work.words(span.start, span.end, words);
                 } else {
-                    let key = Key::of(work.text.as_bytes(), span.start, span.end);
-                    work.word(span.start, span.end, key);
+                    work.word(span.start, span.end);
                 }
             }
             work.outcome
@@ -192,18 +191,21 @@ impl<O: Output> WordWork<'_, O> {
 
     #[inline(never)]
     fn look_up(&mut self, words: &[(usize, usize)]) {
-        let mut keys = [None; AT_ONCE];
-        for (key, (start, end)) in keys.iter_mut().zip(words) {
-            *key = Key::of(self.text.as_bytes(), *start, *end);
+        if self.cache.is_far() {
+            let text = self.text.as_bytes();
+            let keys = words
+                .iter()
+                .filter_map(|(start, end)| Key::of(text, *start, *end));
+            self.cache.fetch(keys);
         }
-        self.cache.fetch(&keys);
-        for (key, (start, end)) in keys.into_iter().zip(words) {
-            self.word(*start, *end, key);
+        for (start, end) in words {
+            self.word(*start, *end);
         }
     }
 
     #[inline(always)]
-    fn word(&mut self, start: usize, end: usize, key: Option<Key>) {
+    fn word(&mut self, start: usize, end: usize) {
+        let key = Key::of(self.text.as_bytes(), start, end);
         if let Some(key) = key
             && let Some(entry) = self.cache.short(key)
         {
@@ -255,17 +257,18 @@ impl<O: Output> StretchWork<'_, O> {
     /// Encodes stretches of the text that begins at `first`.
     #[inline(never)]
     fn look_up(&mut self, first: usize, ranges: &[(usize, usize)]) {
-        // The beginning of a text may be marked, so only what follows is the same everywhere.
-        let anywhere = |start| self.cutting.at == Stretches::Bert || start > first;
-        let mut keys = [None; AT_ONCE];
-        for (key, (start, end)) in keys.iter_mut().zip(ranges) {
-            let begin = self.begin(first, *start);
-            *key = Key::of(self.input.as_bytes(), begin, *end).filter(|_| anywhere(*start));
+        if self.cache.is_far() {
+            let keys = ranges.iter().filter_map(|(start, end)| {
+                Key::of(self.input.as_bytes(), self.begin(first, *start), *end)
+            });
+            self.cache.fetch(keys);
         }
-        self.cache.fetch(&keys);
         let begins = u32::from(!self.cutting.at.is_one_word());
-        for (key, (start, end)) in keys.into_iter().zip(ranges) {
+        for (start, end) in ranges {
             let start = self.begin(first, *start);
+            // The beginning of a text may be marked, so only what follows is the same everywhere.
+            let anywhere = self.cutting.at == Stretches::Bert || start > first;
+            let key = Key::of(self.input.as_bytes(), start, *end).filter(|_| anywhere);
             if let Some(key) = key
                 && let Some(entry) = self.cache.short(key)
             {

@@ -15,6 +15,8 @@ pub(crate) struct Cache {
     /// Words of as few bytes, but of more tokens.
     many: Vec<[Short<MANY>; 2]>,
     long: Vec<[Long; 2]>,
+    /// How many words were not near since it was last asked.
+    far_off: usize,
 }
 
 /// The tokens of a word of up to 15 bytes, at most `N` side by side.
@@ -187,6 +189,7 @@ impl Cache {
             far: bytemuck::zeroed_vec(1 << FAR),
             many: bytemuck::zeroed_vec(1 << OF_MANY),
             long: bytemuck::zeroed_vec(1 << LONG),
+            far_off: 0,
         }
     }
 
@@ -198,6 +201,7 @@ impl Cache {
         let hash = mix(key);
         let near = self.near.get_mut(place(hash, NEAR))?;
         if near.key != key {
+            self.far_off += 1;
             *near = *self
                 .far
                 .get(place(hash, FAR))?
@@ -207,23 +211,19 @@ impl Cache {
         Some(near)
     }
 
-    /// Has the memory of all these words' entries read, where they are not near, so that look-ups one by one do not each
-    /// wait for theirs.
-    pub(crate) fn fetch(&self, keys: &[Option<Key>; AT_ONCE]) {
-        let mut hashes = [0; AT_ONCE];
-        let mut count = 0;
-        for key in keys.iter().flatten() {
-            let hash = mix(key.0[0]);
-            let near = self.near.get(place(hash, NEAR));
-            if let Some(slot) = hashes.get_mut(count) {
-                *slot = hash;
-            }
-            count += usize::from(near.is_some_and(|near| near.key != key.0[0]));
-        }
+    /// Whether many of the last words were far, so that the next ones are better fetched.
+    #[inline(always)]
+    pub(crate) fn is_far(&mut self) -> bool {
+        std::mem::take(&mut self.far_off) > AT_ONCE / 3
+    }
+
+    /// Has the memory of all these words' entries read at once, so that look-ups one by one do not each wait for theirs.
+    pub(crate) fn fetch(&self, keys: impl Iterator<Item = Key>) {
         let mut seen = 0;
-        for hash in hashes.iter().take(count) {
-            let far = self.far.get(place(*hash, FAR));
-            let many = self.many.get(place(*hash, OF_MANY));
+        for Key([key, _]) in keys {
+            let hash = mix(key);
+            let far = self.far.get(place(hash, FAR));
+            let many = self.many.get(place(hash, OF_MANY));
             seen ^= far.map_or(0, |[new, _]| new.key as u64);
             seen ^= many.map_or(0, |[new, old]| (new.key ^ old.key) as u64);
         }

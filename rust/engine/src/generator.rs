@@ -78,7 +78,7 @@ impl fmt::Debug for Generator {
 
 impl Generator {
     /// The model that this one only adds to, or itself.
-    pub(crate) fn root<'a>(self: &'a Arc<Self>) -> &'a Arc<Self> {
+    pub(crate) fn root(self: &Arc<Self>) -> &Arc<Self> {
         self.variant.as_ref().map_or(self, |variant| &variant.base)
     }
 

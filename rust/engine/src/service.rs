@@ -276,9 +276,9 @@ impl<'a> Driver<'a> {
                 Err(error) => refused.push(Progress::failed(id, error)),
             }
         }
-        readings
-            .into_iter()
-            .for_each(|reading| self.readings.push(reading));
+        for reading in readings {
+            self.readings.push(reading);
+        }
         for id in cancelled {
             self.readings.remove(id);
             if let Some((theirs, _)) = self.theirs.remove(&id) {

@@ -8,7 +8,7 @@ use lmrs_tensor::{DType, Error, Life, Result, Rows, Storage, Tensor};
 
 use crate::ops::linear;
 use crate::panels::{Precision, check, products};
-use crate::{Op, Parameter, Program};
+use crate::{Op, Parameter, Program, ValueId};
 
 /// A weight that a plan packs.
 #[derive(Clone, Debug)]
@@ -34,7 +34,7 @@ pub fn weights(program: &Program, precision: Precision) -> Vec<Weight<'_>> {
             _ => products(node, precision),
         };
         for (index, value) in node.inputs.iter().enumerate() {
-            let Some(value) = value.map(|value| value.index()) else {
+            let Some(value) = value.map(ValueId::index) else {
                 continue;
             };
             match as_panels.iter().find(|(at, _)| *at == index) {

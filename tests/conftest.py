@@ -16,6 +16,8 @@ from tokenizers import decoders, models, pre_tokenizers
 
 import lmrs
 from lmrs import _rs
+from lmrs.initialise import initialise
+from lmrs.models import gpt2
 
 # A fixed seed: a failure seen once is seen again, and two runs of a commit agree.
 settings.register_profile("lmrs", deadline=None, derandomize=True, print_blob=True)
@@ -71,6 +73,16 @@ def minilm_dir() -> Path:
 def fixtures() -> Path:
     """The committed fixtures."""
     return ROOT / "tests" / "fixtures"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a tiny GPT-2 of random weights and a tokenizer that knows a few words."""
+    directory = tmp_path_factory.mktemp("gpt2") / "model"
+    config = gpt2.Config.from_dict({"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64})
+    lmrs.models.save(initialise(gpt2.Model(config), seed=1), directory)
+    lmrs.Tokenizer.train(["the cat sat on a mat and the dog did not"] * 3, vocab_size=300).save(directory)
+    return directory
 
 
 @contextlib.contextmanager

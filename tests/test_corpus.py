@@ -19,21 +19,9 @@ from lmrs.errors import FormatError, InputError, MissingFileError
 from lmrs.eval import ArrowScorer, Shard, Totals, merged, score_corpus
 from lmrs.eval.corpus import UNIT
 from lmrs.eval.rows import texts
-from lmrs.initialise import initialise
-from lmrs.models import gpt2
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "the", "dog", "did", "not"]
 TEXTS = [" ".join(WORDS[i % 7 : i % 7 + 3 + i % 5]) for i in range(75)]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny GPT-2 with random weights, and a tokenizer beside it."""
-    directory = tmp_path_factory.mktemp("gpt2") / "model"
-    config = gpt2.Config.from_dict({"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64})
-    lmrs.models.save(initialise(gpt2.Model(config), seed=1), directory)
-    lmrs.Tokenizer.train([" ".join(WORDS)] * 3, vocab_size=300).save(directory)
-    return directory
 
 
 @pytest.fixture(scope="module")

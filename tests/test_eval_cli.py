@@ -16,20 +16,11 @@ from lmrs.errors import InputError
 from lmrs.eval import Outcome, plot, pseudo_loglikelihood, score_both_ways, surprisal
 from lmrs.eval.outcome import perplexity
 from lmrs.initialise import initialise
-from lmrs.models import elmo, gpt2
+from lmrs.models import elmo
 from lmrs.prompting import Task, Template, Verbalizer
 
 PNG = b"\x89PNG"
 TEXT = "the cat sat on the mat. hat"
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("gpt2") / "model"
-    config = gpt2.Config.from_dict({"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64})
-    lmrs.models.save(initialise(gpt2.Model(config), seed=1), directory)
-    lmrs.Tokenizer.train(["the cat sat on the mat"] * 3, vocab_size=300).save(directory)
-    return directory
 
 
 @pytest.fixture(scope="module")
@@ -99,7 +90,8 @@ def test_classes(checkpoint: Path, tmp_path: Path) -> None:
         ((*said, "--label", "class"), 1, "no field 'class'; it has review, kind"),
         ((*said, "--label", "review"), 1, "label 'the cat', expected one of good, bad"),
         (("--template", "{text}", *said[2:], "--label", "kind"), 1, ":1: the example has no text"),
-        ((), 2, "needs both"),
+        ((), 2, "Missing option '--template'"),
+        (("--template", "{review}"), 2, "Missing option '--word'"),
         (("--template", "{review}", "--word", "good"), 2, "expected CLASS=TEXT"),
     ):
         assert message in " ".join(run("eval", "classes", checkpoint, file, *arguments, status=status).stderr.split())

@@ -13,22 +13,11 @@ import lmrs.ray
 from lmrs.errors import InputError
 from lmrs.eval import ArrowScorer, merged, score_corpus
 from lmrs.eval.arrow import totals
-from lmrs.initialise import initialise
-from lmrs.models import gpt2
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
 WORDS = ["the", "cat", "sat", "on", "a", "mat"]
 TEXTS = [" ".join(WORDS[i % 4 : i % 4 + 1 + i % 5]) for i in range(60)]
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("gpt2") / "model"
-    config = gpt2.Config.from_dict({"vocab_size": 300, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64})
-    lmrs.models.save(initialise(gpt2.Model(config), seed=1), directory)
-    lmrs.Tokenizer.train([" ".join(WORDS)] * 3, vocab_size=300).save(directory)
-    return directory
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
 """`lmrs eval`: judge a model by tasks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -30,66 +30,106 @@ Examples:
 """
 
 
-class _Tasks(click.Command):
-    """`3h` judges by several files at once, so it is a command of its own, with options of its own."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
-    ) -> click.Context:
-        if args[:1] == ["3h"]:
-            return threeh.make_context(f"{info_name} 3h", args[1:], parent=parent, **extra)
-        return super().make_context(info_name, args, parent=parent, **extra)
+F = TypeVar("F", bound=Callable[..., object])
 
 
-@click.command(cls=_Tasks, epilog=EXAMPLES)
-@click.argument("task", type=click.Choice([*TASKS, "classes"]))
-@options.model
-@click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path))
-@click.option("--limit", type=click.IntRange(min=1), help="Judge by the first items of each file only.")
-@click.option("--template", help="For classes: a text with a slot {field} for each field of an item that it shows.")
+def _judging(command: F) -> F:
+    """What every task but `3h` is given: the parameters of `_judge`."""
+    for parameter in reversed(
+        (
+            options.model,
+            click.argument("files", nargs=-1, required=True, metavar="FILE...", type=click.Path(path_type=Path)),
+            click.option("--limit", type=click.IntRange(min=1), help="Judge by the first items of each file only."),
+            options.plot,
+            options.delta,
+            options.dtype,
+            options.as_json,
+        )
+    ):
+        command = parameter(command)
+    return command
+
+
+@click.group(epilog=EXAMPLES)
+def eval() -> None:
+    """Judge a model by items, one JSON object a line (.gz too).
+
+    Metrics are those of lm-evaluation-harness, each with its bootstrapped standard error. With --json: {FILE:
+    {"items", "metrics": {name: {"value", "error"}}, "each": {name: [...]}}}, with several files also "all", their items
+    together.
+    """
+
+
+eval.add_command(threeh)
+
+
+@eval.command()
+@_judging
+def choices(**given: Any) -> None:
+    """Judge MODEL by questions: each has a query, choices, and gold, the number of the right one."""
+    _judge_by("choices", **given)
+
+
+@eval.command()
+@_judging
+def pairs(**given: Any) -> None:
+    """Judge MODEL by minimal pairs: sentence_good and sentence_bad.
+
+    A masked model is judged by pseudo-log-likelihood.
+    """
+    _judge_by("pairs", **given)
+
+
+@eval.command()
+@_judging
+def cloze(**given: Any) -> None:
+    """Judge MODEL by last words: each item has a context and a continuation."""
+    _judge_by("cloze", **given)
+
+
+def _judge_by(task: str, *, files: tuple[Path, ...], limit: int | None, **given: Any) -> None:
+    _judge(task, files, [_items(task, file, limit=limit) for file in files], **given)
+
+
+@eval.command()
+@_judging
+@click.option("--template", required=True, help="A text with a slot {field} for each field of an item that it shows.")
 @click.option(
-    "--word", "words", multiple=True, metavar="CLASS=TEXT", help="For classes: what follows the template; repeatable."
+    "--word", "words", required=True, multiple=True, metavar="CLASS=TEXT", help="What follows the template; repeatable."
 )
-@click.option("--label", default="label", show_default=True, help="For classes: the field with the class.")
-@click.option("--calibrated", is_flag=True, help="For classes: divide by what inputs that say nothing give.")
-@options.plot
-@options.delta
-@options.dtype
-@options.as_json
-def eval(
+@click.option("--label", default="label", show_default=True, help="The field with the class.")
+@click.option("--calibrated", is_flag=True, help="Divide by what inputs that say nothing give.")
+def classes(
     *,
-    task: str,
-    model: Path,
     files: tuple[Path, ...],
     limit: int | None,
-    template: str | None,
+    template: str,
     words: tuple[str, ...],
     label: str,
     calibrated: bool,
+    **given: Any,
+) -> None:
+    """Judge MODEL by which words it expects after each item, one for each class."""
+    said = _asked(template, words)
+    _judge(
+        "classes",
+        files,
+        [_classes(said, file, limit=limit, label=label, calibrated=calibrated) for file in files],
+        **given,
+    )
+
+
+def _judge(
+    task: str,
+    files: Sequence[Path],
+    wanted: Sequence[tuple[int, Judge]],
+    *,
+    model: Path,
     plot: Path | None,
     delta: Path | None,
-    dtype: DType | None,
+    dtype: DType,
     as_json: bool,
 ) -> None:
-    """Judge MODEL by the items in each FILE, one JSON object a line (.gz too).
-
-    TASK says what they are: "choices" have query, choices and gold (the number of the right one); "pairs" have
-    sentence_good and sentence_bad, and a masked model is judged by pseudo-log-likelihood; "cloze" items have context
-    and continuation, the last word; "classes" have what --template shows, and their class. Metrics are those of
-    lm-evaluation-harness, each with its bootstrapped standard error.
-
-    `lmrs eval 3h` judges the stages of alignment; `lmrs eval 3h --help` says by what.
-
-    With --json: {FILE: {"items", "metrics": {name: {"value", "error"}}, "each": {name: [...]}}}, with several files
-    also "all", their items together.
-    """
-    if (task == "classes") != bool(template and words):
-        raise click.UsageError('--template and --word belong to the task "classes", which needs both')
-    if task == "classes":
-        said = _asked(template or "", words)
-        wanted = [_classes(said, file, limit=limit, label=label, calibrated=calibrated) for file in files]
-    else:
-        wanted = [_items(task, file, limit=limit) for file in files]
     engine = open_engine(model, delta=delta, dtype=dtype)
     outcomes: dict[str, Outcome] = {}
     for file, (total, judge) in zip(files, wanted, strict=True):

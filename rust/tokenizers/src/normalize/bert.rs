@@ -29,7 +29,7 @@ enum Fate {
     Gone,
     /// More than one character.
     Several,
-    /// That depends on what is beside it.
+    /// That depends on what is beside it, or it lies beyond the table.
     Tangled,
 }
 
@@ -64,7 +64,7 @@ impl Bert {
     fn fate(&self, c: char) -> Fate {
         let (page, place) = (c as u32 >> 8, c as u32 & 255);
         let Some(page) = self.fates.0.get(page as usize) else {
-            return self.judge(c);
+            return Fate::Tangled;
         };
         let first = c as u32 - place;
         let judge = |code| char::from_u32(code).map_or(Fate::Gone, |c| self.judge(c));

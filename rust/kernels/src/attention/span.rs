@@ -12,8 +12,8 @@ use super::partial::{Partial, fill};
 use super::score::{cap, mask};
 use super::tile::{SPAN, Tile};
 use crate::Real;
-use crate::linear::tile::{From, Operands, product};
-use crate::simd::{Element, Kernel, Simd, prefetch};
+use crate::linear::tile::{FETCH, From, Operands, product};
+use crate::simd::{Element, Kernel, Simd};
 
 /// Scores, weights and weighted values of one span.
 pub(super) struct Part<'a, F: Real> {
@@ -56,12 +56,7 @@ impl<F: Real> Kernel<F> for Part<'_, F> {
             )
         };
         let blocks = used.start / BLOCK..used.end.div_ceil(BLOCK);
-        // One query works faster than its keys come from memory, so they are asked for a block ahead.
-        let alone = tile.tokens == 1;
         for index in blocks.clone() {
-            if alone && index + 1 < blocks.end {
-                with_head!(part(index + 1).0, next => fetch(next.keys, next.room * dim));
-            }
             let (block, base, keys) = part(index);
             let start = keys.start / 16 * 16;
             let strip = Strip {
@@ -69,12 +64,10 @@ impl<F: Real> Kernel<F> for Part<'_, F> {
                 rows,
                 keys: start..keys.end,
                 base,
+                alone: tile.tokens == 1,
             };
             // SAFETY: the block has room for the keys up to the next multiple of 16, and so has a row of scores.
             with_head!(block, head => unsafe { strip.score(s, head, q.as_ptr(), dim) });
-            if alone {
-                with_head!(block, head => fetch(head.values.wrapping_add((keys.start - base) * dim), keys.len() * dim));
-            }
         }
         let softcap = tile.spec.softcap.map(F::of);
         for token in 0..tile.tokens {
@@ -114,19 +107,12 @@ impl<F: Real> Kernel<F> for Part<'_, F> {
                 rows,
                 keys,
                 base,
+                alone: tile.tokens == 1,
             };
             // SAFETY: the block holds the values of the keys, readable 16 elements further; the partial has the rows.
             with_head!(block, head => unsafe { strip.gather(s, head, to.values, dim, from) });
             from = From::Output;
         }
-    }
-}
-
-/// Asks for so many elements.
-#[inline(always)]
-fn fetch<E>(start: *const E, count: usize) {
-    for line in (0..count * size_of::<E>()).step_by(64) {
-        prefetch(start.cast::<u8>().wrapping_add(line));
     }
 }
 
@@ -138,9 +124,18 @@ struct Strip<F> {
     keys: Range<usize>,
     /// The first key of the block.
     base: usize,
+    /// Whether one query alone takes part, which works faster than keys and values come from memory.
+    alone: bool,
 }
 
 impl<F: Real> Strip<F> {
+    /// How far ahead of a row of `step` elements is fetched: if all are read once, as far as the keys of a head are long, which
+    /// is the values of these keys, and after these values the keys of the next head.
+    #[inline(always)]
+    fn ahead(&self, keys: usize, step: usize) -> usize {
+        if self.alone { keys } else { FETCH * step }
+    }
+
     /// `scores = q·kᵀ`.
     ///
     /// # Safety
@@ -159,6 +154,7 @@ impl<F: Real> Strip<F> {
             a_step: 1,
             b: head.keys.wrapping_add(self.keys.start - self.base),
             b_step: head.room,
+            ahead: self.ahead(head.room * dim, head.room),
             c: self.scores.wrapping_add(self.keys.start),
             c_row: SPAN,
         };
@@ -195,6 +191,7 @@ impl<F: Real> Strip<F> {
                 .values
                 .wrapping_add((self.keys.start - self.base) * dim),
             b_step: dim,
+            ahead: self.ahead(head.room * dim, dim),
             c: to,
             c_row: dim,
         };

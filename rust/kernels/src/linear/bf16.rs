@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use half::bf16;
 
-use super::tile::{self, From, Operands, Step};
+use super::tile::{self, FETCH, From, Operands, Step};
 use super::walk::{self, Tiled};
 use super::{DEPTH, PANEL};
 use crate::Real;
@@ -100,6 +100,7 @@ impl<F: Real, S: Dot<F>> Tiled<F, S> for Pairs {
                 .as_ptr()
                 .wrapping_add(steps.start * o.width + column),
             b_step: o.width,
+            ahead: FETCH * o.width,
             c: sums,
             c_row: PANEL,
         };

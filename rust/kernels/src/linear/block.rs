@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::format;
 use super::input::Input;
 use super::packed::{Packed, Strip};
-use super::tile::{self, From, Operands};
+use super::tile::{self, FETCH, From, Operands};
 use super::{DEPTH, Epilogue, Onto, PANEL, ROWS, walk};
 use crate::simd::{self, Kernel, Level, Simd};
 use crate::view::Shared;
@@ -162,6 +162,7 @@ impl<F: Real> Kernel<F> for Full<'_, F> {
                         a_step: 1,
                         b: strip.as_ptr().add(steps.start * width),
                         b_step: width,
+                        ahead: FETCH * width,
                         c: sums,
                         c_row: PANEL,
                     };

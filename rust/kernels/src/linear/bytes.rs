@@ -159,6 +159,5 @@ fn round<F: Real, S: Dot<F>>(s: S, row: &[F], inverse: F, words: &mut [u32]) -> 
             sums = s.store_i8(to, [vector(0), vector(1)], sums);
         }
     }
-    // Small integers: exact.
-    s.sum(s.integers(sums)).to_f64() as i32
+    s.sum_words(sums)
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::PANEL;
 use super::operand::{Compute, Operand};
-use super::tile::{From, Operands};
+use super::tile::{FETCH, From, Operands};
 use crate::memory::with_scratch;
 use crate::simd::{self, Kernel, Level, Simd};
 use crate::view::Shared;
@@ -120,6 +120,7 @@ impl<F: Real, E: Operand<F>> Block<'_, F, E> {
             a_step: ROWS,
             b: self.b.as_ptr(),
             b_step: PANEL,
+            ahead: FETCH * PANEL,
             c: sums.0.as_mut_ptr(),
             c_row: PANEL,
         };

@@ -3,7 +3,7 @@
 use super::bytes;
 use super::format::{Room, with_room};
 use super::packed::Packed;
-use crate::simd::{self, Dot, DotKernel};
+use crate::simd::{self, Dot, DotKernel, prefetch};
 use crate::view::Shared;
 use crate::{Real, Rows, RowsMut, team};
 
@@ -190,6 +190,12 @@ impl<F: Real> DotKernel<F> for Narrow<'_, F> {
             // SAFETY: rows are narrowed once each.
             let to = unsafe { self.to.row(self.first + i) };
             assert_eq!(to.len(), self.coding.words(width));
+            if i + 1 < self.x.rows() {
+                // A turn reads a row in sixteen places at once, which the CPU does not foresee.
+                for line in self.x.row(i + 1).chunks(64 / size_of::<F>()) {
+                    prefetch(line.as_ptr());
+                }
+            }
             let row = whole(self.x.row(i), self.room.padded);
             match self.coding {
                 Coding::Pairs => pairs(s, row, to),

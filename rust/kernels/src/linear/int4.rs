@@ -9,7 +9,7 @@ use std::ops::Range;
 use half::f16;
 
 use super::input::GROUP;
-use super::tile::{self, Operands, Step};
+use super::tile::{self, FETCH, Operands, Step};
 use super::walk::{self, Tiled};
 use super::{PANEL, bytes};
 use crate::Real;
@@ -24,6 +24,8 @@ pub(super) const LARGEST: f32 = 65_504.0;
 /// How much of a group's range its grid spans: what lies beyond is cut off, for finer steps.
 const SPANS: [f32; 4] = [1.0, 0.93, 0.86, 0.79];
 
+/// Words of a strip of a group. A call in the loop over groups would put all totals into memory.
+#[inline(always)]
 fn group_words(width: usize) -> usize {
     WORDS * width + width
 }
@@ -227,6 +229,7 @@ impl<F: Real, S: Dot<F>> Tiled<F, S> for Nibbles {
                     a_step: 2,
                     b: w,
                     b_step: width,
+                    ahead: FETCH * width,
                     c: sums,
                     c_row: PANEL,
                 };

@@ -8,7 +8,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::format::Room;
-use super::tile::{self, Operands, Step};
+use super::tile::{self, FETCH, Operands, Step};
 use super::walk::{self, Tiled};
 use super::{PANEL, bytes, input, turn};
 use crate::Real;
@@ -18,7 +18,8 @@ use crate::simd::{self, Dot};
 /// Inputs that share a scale.
 pub(super) const GROUP: usize = 64;
 
-/// Words of a strip of such a group.
+/// Words of a strip of such a group. A call in the loop over groups would put all totals into memory.
+#[inline(always)]
 fn group_words(width: usize) -> usize {
     GROUP / 4 * width + width / 2
 }
@@ -153,6 +154,7 @@ impl<F: Real, S: Dot<F>> Tiled<F, S> for Quads {
                     a_step: 1,
                     b: w,
                     b_step: width,
+                    ahead: FETCH * width,
                     c: sums,
                     c_row: PANEL,
                 };

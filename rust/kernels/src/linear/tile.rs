@@ -23,6 +23,8 @@ pub(crate) struct Operands<F, A = F, B = A> {
     pub b: *const B,
     /// Elements between rows of B.
     pub b_step: usize,
+    /// Elements that B is fetched ahead of its use; [`FETCH`] rows, unless what follows lies elsewhere.
+    pub ahead: usize,
     /// C, `[rows, columns]`.
     pub c: *mut F,
     /// Elements between rows of C.
@@ -42,6 +44,7 @@ pub(crate) enum From {
 
 impl From {
     /// In one of several passes along the depth.
+    #[inline(always)]
     pub(crate) fn pass(steps: &Range<usize>) -> Self {
         if steps.start == 0 {
             Self::Zero
@@ -113,7 +116,7 @@ impl<F: Real, S: Simd<F>, E: Element<F>> Step<F, S> for Single<E> {
 const CHAIN: usize = 256;
 
 /// Steps along the depth that B is fetched ahead of its use.
-const FETCH: usize = 8;
+pub(crate) const FETCH: usize = 8;
 
 /// `sums += A·B` for `M` rows and `N` vectors of columns.
 ///
@@ -136,7 +139,7 @@ pub(crate) unsafe fn accumulate<
     for _ in 0..depth {
         for j in 0..N {
             if (j * S::LANES * size_of::<T::B>()).is_multiple_of(64) {
-                simd::prefetch(b.wrapping_add(FETCH * o.b_step + j * S::LANES));
+                simd::prefetch(b.wrapping_add(o.ahead + j * S::LANES));
             }
         }
         for pass in 0..T::PASSES {
@@ -312,10 +315,14 @@ pub(super) unsafe fn tiles<F: Real, S: Simd<F>, T>(
                 c: o.c.add(column),
                 ..o
             };
-            // One row alone has registers for a wide strip, which then reads the panel once, in order.
+            // One row alone has registers for a wide strip, which then reads the panel once, in order, and sums that do not wait
+            // for each other.
             if rows == 1 && S::TILE_VECTORS < 4 && left >= 8 {
                 vectors = 8;
                 tile::<F, S, T, 1, 8>(s, width(8), depth, o, from);
+            } else if rows == 1 && S::TILE_VECTORS < 4 && left >= 4 {
+                vectors = 4;
+                tile::<F, S, T, 1, 4>(s, width(4), depth, o, from);
             } else {
                 match vectors {
                     1 => strip::<F, S, T, 1>(s, rows, width(1), depth, o, from),

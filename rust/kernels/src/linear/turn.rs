@@ -80,16 +80,22 @@ fn round<F: Real, S: Simd<F>>(s: S, row: &mut [F], stride: usize) {
 /// Sixteen times `n` elements, `stride` apart, can be read and written.
 #[inline(always)]
 unsafe fn sixteen<F: Real, S: Simd<F>>(s: S, from: *const F, to: *mut F, stride: usize, n: usize) {
+    let mut v = [s.splat(F::ZERO); SIZE];
+    // Loops: closures given to arrays are not always inlined, and so not compiled for the level.
     // SAFETY: the caller's promise.
     unsafe {
         if n == S::LANES {
-            let mut v = std::array::from_fn(|i| s.load(from.add(i * stride)));
+            for (i, v) in v.iter_mut().enumerate() {
+                *v = s.load(from.add(i * stride));
+            }
             hadamard(s, &mut v);
             for (i, v) in v.into_iter().enumerate() {
                 s.store(to.add(i * stride), v);
             }
         } else {
-            let mut v = std::array::from_fn(|i| s.load_part(from.add(i * stride), n));
+            for (i, v) in v.iter_mut().enumerate() {
+                *v = s.load_part(from.add(i * stride), n);
+            }
             hadamard(s, &mut v);
             for (i, v) in v.into_iter().enumerate() {
                 s.store_part(to.add(i * stride), v, n);
@@ -101,7 +107,6 @@ unsafe fn sixteen<F: Real, S: Simd<F>>(s: S, from: *const F, to: *mut F, stride:
 #[inline(always)]
 fn hadamard<F: Real, S: Simd<F>>(s: S, v: &mut [S::V; SIZE]) {
     let scale = s.splat(F::of(0.25));
-    // A loop: what an array's `map` is given is not always inlined, and so not compiled for the level.
     for v in v.iter_mut() {
         *v = s.mul(scale, *v);
     }

@@ -10,7 +10,7 @@ use std::ops::Range;
 use super::format::Format;
 use super::operand::{Compute, Operand, narrow, narrow_all, stride};
 use super::packed::{Packed, Strip};
-use super::tile::{From, Operands};
+use super::tile::{FETCH, From, Operands};
 use super::{DEPTH, Epilogue, PANEL, ROWS, matmul};
 use crate::memory::with_scratch;
 use crate::simd::{self, Kernel, Level, Simd};
@@ -293,6 +293,7 @@ fn add<F: Real, E: Operand<F>>(
                 a_step: 1,
                 b: panel.as_ptr(),
                 b_step: PANEL,
+                ahead: FETCH * PANEL,
                 c: sums.as_mut_ptr().add(row * PANEL),
                 c_row: PANEL,
             };

@@ -9,7 +9,7 @@ use super::{Saved, bounds};
 use crate::attention::Spec;
 use crate::attention::bias::Biases;
 use crate::attention::block::BLOCK;
-use crate::linear::tile::{From, Operands, product};
+use crate::linear::tile::{FETCH, From, Operands, product};
 use crate::simd::{Kernel, Simd};
 use crate::view::Shared;
 use crate::{Real, Rows};
@@ -218,6 +218,7 @@ impl<F: Real> Kernel<F> for Run<'_, '_, F> {
                         a_step: 1,
                         b: across[from..].as_ptr(),
                         b_step: BLOCK,
+                        ahead: FETCH * BLOCK,
                         c: to[from..].as_mut_ptr(),
                         c_row: BLOCK,
                     };
@@ -266,6 +267,7 @@ impl<F: Real> Kernel<F> for Run<'_, '_, F> {
                         a_step: BLOCK,
                         b: x[row * width..].as_ptr(),
                         b_step: width,
+                        ahead: FETCH * width,
                         c: to[used.start * width..].as_mut_ptr(),
                         c_row: width,
                     };
@@ -281,6 +283,7 @@ impl<F: Real> Kernel<F> for Run<'_, '_, F> {
                     a_step: 1,
                     b: k[used.start * width..].as_ptr(),
                     b_step: width,
+                    ahead: FETCH * width,
                     c: gathered.dq(row, width),
                     c_row: width,
                 };

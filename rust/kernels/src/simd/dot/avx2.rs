@@ -35,6 +35,16 @@ impl Dot<f32> for Avx2 {
     }
 
     #[inline(always)]
+    fn sum_words(self, words: __m256i) -> i32 {
+        unsafe {
+            let high = _mm256_extracti128_si256::<1>(words);
+            let four = _mm_add_epi32(_mm256_castsi256_si128(words), high);
+            let two = _mm_add_epi32(four, _mm_shuffle_epi32::<0b1110>(four));
+            _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32::<1>(two)))
+        }
+    }
+
+    #[inline(always)]
     unsafe fn load_f32(self, from: *const f32) -> __m256 {
         unsafe { _mm256_loadu_ps(from) }
     }

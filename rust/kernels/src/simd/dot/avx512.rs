@@ -35,6 +35,11 @@ impl<const VNNI: bool, const BF16: bool> Dot<f32> for Avx512<VNNI, BF16> {
     }
 
     #[inline(always)]
+    fn sum_words(self, words: __m512i) -> i32 {
+        unsafe { _mm512_reduce_add_epi32(words) }
+    }
+
+    #[inline(always)]
     unsafe fn load_f32(self, from: *const f32) -> __m512 {
         unsafe { _mm512_loadu_ps(from) }
     }

@@ -36,6 +36,8 @@ pub trait Dot<F: Real>: Simd<F> {
     unsafe fn load_words(self, from: *const u32) -> Self::W;
     /// Each word as a signed integer, rounded to the nearest.
     fn integers(self, words: Self::W) -> Self::V;
+    /// The sum of all lanes, signed.
+    fn sum_words(self, words: Self::W) -> i32;
     /// Loads `LANES` floats of 32 bits.
     ///
     /// # Safety

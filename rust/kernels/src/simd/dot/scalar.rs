@@ -39,6 +39,12 @@ impl<F: Real> Dot<F> for Scalar {
     }
 
     #[inline(always)]
+    fn sum_words(self, words: Self::W) -> i32 {
+        let add = |sum: i32, &word: &u32| sum.wrapping_add(word as i32);
+        words.iter().fold(0, add)
+    }
+
+    #[inline(always)]
     unsafe fn load_f32(self, from: *const f32) -> [F; LANES] {
         // SAFETY: the caller's promise.
         from_fn(|i| F::of(f64::from(unsafe { *from.add(i) })))

@@ -1,7 +1,10 @@
 """Perplexity: the windows of every protocol against the loops they restate, and a real model against transformers."""
 
 import math
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -272,3 +275,40 @@ def test_texts_that_cannot_be_scored(smollm2: Engine) -> None:
         smollm2.score("a", window=8193)
     with pytest.raises(InputError, match="there is no text to score"):
         lmrs.perplexity(smollm2.model, [])
+
+
+GROWTH = """
+import sys
+from pathlib import Path
+import numpy as np
+import lmrs
+from lmrs.initialise import initialise
+from lmrs.models import gpt2
+
+def status(name):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":"))
+
+vocabulary = int(sys.argv[1])
+config = {"n_embd": 768, "n_head": 12, "n_layer": 2, "n_positions": 1024, "vocab_size": vocabulary}
+engine = lmrs.Engine(initialise(gpt2.Model(gpt2.Config.from_dict(config)), seed=0))
+ids = np.random.default_rng(0).integers(0, vocabulary, 1024).tolist()
+engine.following(ids[:16], top_k=0)
+before = status("VmRSS")
+Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+engine.following(ids, top_k=0)
+print((status("VmHWM") - before) / 1024)
+"""
+
+
+def test_memory_of_a_long_window_does_not_know_the_vocabulary() -> None:
+    """Logits of 1023 rows would be 80 MiB with 20,000 tokens; the values of a layer in one piece were 40."""
+    found = []
+    for vocabulary in (500, 20_000):
+        command = [sys.executable, "-c", GROWTH, str(vocabulary)]
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=True, env=os.environ | {"LMRS_NUM_THREADS": "1"}
+        )
+        found.append(float(done.stdout))
+    assert max(found) < 28, found
+    assert found[1] - found[0] < 8, found

@@ -1,7 +1,5 @@
 //! What a Program is given: sequences of ids, packed.
 
-use std::ops::Range;
-
 use lmrs_program::{Bindings, Ragged};
 use lmrs_tensor::{Result, Tensor};
 
@@ -73,14 +71,6 @@ impl Packing {
     pub fn select_last(&mut self, count: usize) {
         let stop = self.ids.len() as i32;
         self.select.extend(stop - count as i32..stop);
-    }
-
-    /// The rows of each sequence.
-    pub fn rows(&self) -> impl Iterator<Item = Range<usize>> + '_ {
-        self.starts.windows(2).map(|pair| match *pair {
-            [start, stop] => start..stop,
-            _ => 0..0,
-        })
     }
 
     /// The bindings of a run. `memory` are encoder states and where those of each sequence start.

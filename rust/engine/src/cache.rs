@@ -35,6 +35,11 @@ impl SequenceCache {
         }
     }
 
+    /// Forgets all of `slot`.
+    pub fn forget(&mut self, slot: &str) {
+        self.slots.remove(slot);
+    }
+
     /// Memory held.
     pub fn bytes(&self) -> usize {
         self.slots.values().map(KvStore::bytes).sum()

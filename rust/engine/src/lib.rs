@@ -21,6 +21,7 @@ mod generation;
 mod generator;
 mod grammar;
 mod lookup;
+mod parts;
 mod prefix;
 mod prefixes;
 mod reading;

@@ -6,12 +6,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
+use lmrs_kernels::attention::KvType;
 use lmrs_program::{Plan, Spares};
 use lmrs_tensor::Result;
 
 use crate::batch::Packing;
+use crate::cache::SequenceCache;
+use crate::parts::{self, Text};
 use crate::scheduler::Id;
-use crate::window::{Window, judged, table};
+use crate::window::{Window, table};
 
 /// A text of two kinds of tokens, as BERT knows them.
 #[derive(Clone, Debug)]
@@ -32,7 +35,7 @@ pub enum Texts {
         /// Whether rows are divided by their Euclidean length.
         normalize: bool,
     },
-    /// What the plan says of the rows that have a label: `n` numbers each, `log p(label)` in nats the first.
+    /// What a causal plan says of the rows that have a label: `n` numbers each, `log p(label)` in nats the first.
     Judged(Vec<Window>),
 }
 
@@ -54,13 +57,8 @@ impl Texts {
 
     fn push(&self, at: usize, packing: &mut Packing) {
         packing.push(self.ids(at), 0);
-        match self {
-            Self::Pooled { texts, .. } => {
-                packing.segment(texts.get(at).map_or(&[], |text| &text.segments));
-            }
-            Self::Judged(windows) => {
-                packing.label(windows.get(at).map_or(&[], |window| &window.labels));
-            }
+        if let Self::Pooled { texts, .. } = self {
+            packing.segment(texts.get(at).map_or(&[], |text| &text.segments));
         }
     }
 }
@@ -162,33 +160,35 @@ impl Readings {
 
     /// What is found of each text of a batch.
     fn run(&self, shares: &[Share], spares: &Spares) -> Answer {
-        let mut packing = Packing::new();
         let mut of = Vec::new();
         for (call, texts) in shares {
-            let Some(reading) = self.0.get(*call) else {
-                continue;
-            };
-            for at in texts.clone() {
-                reading.texts.push(at, &mut packing);
-                of.push((reading, at));
+            if let Some(reading) = self.0.get(*call) {
+                of.extend(texts.clone().map(|at| (reading, at)));
             }
         }
         let Some((first, _)) = of.first() else {
             return Ok(Vec::new());
         };
-        let rows: Vec<_> = packing.rows().collect();
+        if matches!(first.texts, Texts::Judged(_)) {
+            return judge(&of, spares);
+        }
+        let mut packing = Packing::new();
+        for (reading, at) in &of {
+            reading.texts.push(*at, &mut packing);
+        }
         let outputs = first.plan.run(&packing.bindings(None)?, None, spares)?;
         let (values, width) = table(&outputs)?;
-        let each = of.into_iter().zip(rows).enumerate();
-        let found = each.map(|(number, ((reading, at), rows))| match &reading.texts {
-            Texts::Pooled { normalize, .. } => {
-                let row = values.get(number * width..(number + 1) * width);
-                scaled(row.unwrap_or_default(), *normalize)
-            }
-            Texts::Judged(windows) => {
-                let labels = windows.get(at).map_or(&[][..], |window| &window.labels);
-                judged(labels, values, rows, width)
-            }
+        let each = of.into_iter().enumerate();
+        let found = each.map(|(number, (reading, _))| {
+            let row = values.get(number * width..(number + 1) * width);
+            let normalize = matches!(
+                reading.texts,
+                Texts::Pooled {
+                    normalize: true,
+                    ..
+                }
+            );
+            scaled(row.unwrap_or_default(), normalize)
         });
         Ok(found.collect())
     }
@@ -225,6 +225,27 @@ impl Readings {
             !complete
         });
     }
+}
+
+/// What a causal plan says of windows, each by its call and its number there.
+fn judge(of: &[(&Reading, usize)], spares: &Spares) -> Answer {
+    let texts = of.iter().filter_map(|&(reading, at)| match &reading.texts {
+        Texts::Judged(windows) => windows.get(at),
+        Texts::Pooled { .. } => None,
+    });
+    let texts = texts.map(|window| Text {
+        ids: &window.ids,
+        first: 0,
+        labels: &window.labels,
+        cache: SequenceCache::new(KvType::Exact),
+        lasting: false,
+        scores: Vec::new(),
+    });
+    let mut texts: Vec<_> = texts.collect();
+    if let Some((first, _)) = of.first() {
+        parts::compute(&first.plan, &mut texts, spares)?;
+    }
+    Ok(texts.into_iter().map(|text| text.scores).collect())
 }
 
 fn scaled(row: &[f32], normalize: bool) -> Vec<f32> {

@@ -6,10 +6,10 @@ use lmrs_kernels::attention::KvType;
 use lmrs_program::{Plan, Spares};
 use lmrs_tensor::{Error, Result};
 
-use crate::batch::Packing;
-use crate::cache::{BatchCache, SequenceCache};
+use crate::cache::SequenceCache;
+use crate::parts::{self, Text};
 use crate::prefix::{Piece, pieces};
-use crate::window::{Window, judged, table};
+use crate::window::Window;
 
 /// Tokens in a batch of whole sequences; one longer than that travels alone.
 const BATCH_TOKENS: usize = 1024;
@@ -68,33 +68,28 @@ fn run_pieces(
     scores: &mut [Vec<f32>],
 ) -> Result<()> {
     let lost = || Error::Internal("a piece of a window that is not there".into());
-    let mut packing = Packing::new();
-    let mut caches = Vec::with_capacity(batch.len());
-    for (_, piece) in batch {
+    let texts = batch.iter().map(|(_, piece)| {
         let window = windows.get(piece.window).ok_or_else(lost)?;
-        packing.push(
-            window.ids.get(piece.ids.clone()).ok_or_else(lost)?,
-            piece.ids.start,
-        );
+        let labels = window.labels.get(piece.ids.clone()).ok_or_else(lost)?;
+        Ok(Text {
+            ids: window.ids.get(piece.ids.clone()).ok_or_else(lost)?,
+            first: piece.ids.start,
+            labels: if piece.last { labels } else { &[] },
+            cache: match piece.parent {
+                Some(parent) => before.get(&parent).ok_or_else(lost)?.clone(),
+                None => SequenceCache::new(KvType::Exact),
+            },
+            lasting: !piece.last,
+            scores: Vec::new(),
+        })
+    });
+    let mut texts = texts.collect::<Result<Vec<_>>>()?;
+    parts::compute(plan, &mut texts, spares)?;
+    for ((number, piece), text) in batch.iter().zip(texts) {
         if piece.last {
-            packing.label(window.labels.get(piece.ids.clone()).ok_or_else(lost)?);
-        }
-        caches.push(match piece.parent {
-            Some(parent) => before.get(&parent).ok_or_else(lost)?.clone(),
-            None => SequenceCache::new(KvType::Exact),
-        });
-    }
-    let rows: Vec<_> = packing.rows().collect();
-    let mut cache = BatchCache(caches.iter_mut().collect());
-    let outputs = plan.run(&packing.bindings(None)?, Some(&mut cache), spares)?;
-    let (values, width) = table(&outputs)?;
-    for (((number, piece), rows), cache) in batch.iter().zip(rows).zip(caches) {
-        let window = windows.get(piece.window).ok_or_else(lost)?;
-        if piece.last {
-            let labels = window.labels.get(piece.ids.clone()).ok_or_else(lost)?;
-            *scores.get_mut(piece.window).ok_or_else(lost)? = judged(labels, values, rows, width);
+            *scores.get_mut(piece.window).ok_or_else(lost)? = text.scores;
         } else {
-            after.insert(*number, cache);
+            after.insert(*number, text.cache);
         }
     }
     Ok(())

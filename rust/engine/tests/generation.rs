@@ -310,6 +310,30 @@ fn windows() -> impl Strategy<Value = Vec<Window>> {
     })
 }
 
+/// What `plan` says of the judged rows of `window`, computed by themselves and without a cache.
+fn whole(plan: &Plan, window: &Window) -> Vec<f32> {
+    let count = window.ids.len();
+    let column = |values: Vec<i32>| Tensor::new(values, [count]).unwrap();
+    let ids: Vec<i32> = window.ids.iter().map(|&id| id as i32).collect();
+    let bindings = Bindings {
+        inputs: [
+            ("ids", ids),
+            ("positions", (0..count as i32).collect()),
+            ("labels", window.labels.clone()),
+        ]
+        .map(|(name, values)| (name.to_owned(), column(values)))
+        .into_iter()
+        .collect(),
+        streams: [("tokens".to_owned(), Ragged::single(count))]
+            .into_iter()
+            .collect(),
+    };
+    let outputs = plan.run(&bindings, None, &Spares::default()).unwrap();
+    let rows = outputs[0].values::<f32>().unwrap().iter();
+    let judged = rows.zip(&window.labels).filter(|(_, label)| **label >= 0);
+    judged.map(|(&logprob, _)| logprob).collect()
+}
+
 /// What a service says of windows, the rows of each beside those of others.
 fn read(plan: Plan, windows: Vec<Window>) -> Vec<Vec<f32>> {
     let service = Service::start(Limits::default()).unwrap();
@@ -324,9 +348,30 @@ proptest! {
     #[test]
     fn shared_rows_change_no_bit(windows in windows()) {
         let (_, plan) = programs();
-        let alone = read(plan.clone(), windows.clone());
+        let alone: Vec<_> = windows.iter().map(|window| whole(&plan, window)).collect();
+        prop_assert_eq!(&read(plan.clone(), windows.clone()), &alone);
         prop_assert_eq!(score_sharing::<Error>(&plan, &windows, || Ok(())).unwrap(), alone);
     }
+}
+
+/// A window that is cut into parts, beside short ones that share their parts.
+#[test]
+fn parts_change_no_bit() {
+    let (_, plan) = programs();
+    let window = |(number, length): (usize, usize)| {
+        let ids = (0..length).map(|i| ((i * i + 7 * number) % VOCABULARY) as u32);
+        let labels = (0..length).map(|i| ((i + number) % VOCABULARY) as i32);
+        Window {
+            ids: ids.collect(),
+            labels: labels.collect(),
+        }
+    };
+    let lengths = [1500, 3, 256, 0, 511, 1, 700];
+    let windows: Vec<_> = lengths.into_iter().enumerate().map(window).collect();
+    let alone: Vec<_> = windows.iter().map(|window| whole(&plan, window)).collect();
+    let sharing = score_sharing::<Error>(&plan, &windows, || Ok(())).unwrap();
+    assert_eq!(sharing, alone);
+    assert_eq!(read(plan, windows), alone);
 }
 
 /// `n` continuations of a context take one run over it: fewer rows than `n` contexts have.

@@ -15,6 +15,7 @@ mod plan;
 mod program;
 mod ragged;
 mod spares;
+mod stage;
 pub mod stored;
 mod tape;
 
@@ -27,4 +28,5 @@ pub use plan::Plan;
 pub use program::{Bindings, Input, Node, Parameter, Program, ValueId};
 pub use ragged::Ragged;
 pub use spares::Spares;
+pub use stage::{Run, Stage};
 pub use tape::{Setting, Tape, evaluate};

@@ -1,6 +1,7 @@
 //! A Program made ready to run many times.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
 use lmrs_tensor::{Error, Result, Tensor};
 
@@ -8,7 +9,7 @@ use crate::fuse::{self, Action};
 use crate::mixed::{self, Mixed, Site};
 use crate::op::Cache;
 use crate::panels::{Panels, Precision};
-use crate::{Bindings, Dim, Program, Spares, ValueId};
+use crate::{Bindings, Dim, Program, Spares, Stage, ValueId};
 
 /// The steps of a [`Program`], fused, with the place of every value's last use and the weights packed. It gives what the
 /// program gives, bit for bit where weights are held as they are.
@@ -16,14 +17,15 @@ use crate::{Bindings, Dim, Program, Spares, ValueId};
 pub struct Plan {
     program: Program,
     steps: Vec<Step>,
+    pub(crate) stages: Vec<Stage>,
     panels: Panels,
 }
 
 #[derive(Clone, Debug)]
-struct Step {
-    action: Action,
+pub(crate) struct Step {
+    pub(crate) action: Action,
     /// The values of and before this step that nothing reads after it.
-    last: Vec<ValueId>,
+    pub(crate) last: Vec<ValueId>,
 }
 
 impl Plan {
@@ -59,6 +61,7 @@ impl Plan {
         }
         steps.reverse();
         Self {
+            stages: Stage::of(&program, &steps),
             program,
             steps,
             panels,
@@ -81,27 +84,8 @@ impl Plan {
 
     /// Memory that the values of a run take at once at most, in bytes, if each stream has as many rows as `rows` says.
     pub fn working_bytes(&self, rows: impl Fn(&str) -> usize) -> usize {
-        let bytes = |value: &ValueId| {
-            let meta = self.program.meta(*value);
-            let extent = |dim: &Dim| match dim {
-                Dim::Known(extent) => *extent,
-                Dim::Named(stream) => rows(stream),
-            };
-            let elements: usize = meta.dims.iter().map(extent).product();
-            elements * meta.dtype.size()
-        };
-        let (mut live, mut most) = (0_usize, 0_usize);
-        let mut computed = vec![false; self.program.values()];
-        for step in &self.steps {
-            for value in step.action.writes() {
-                computed[value.index()] = true;
-                live += bytes(&value);
-            }
-            most = most.max(live);
-            let left = step.last.iter().filter(|value| computed[value.index()]);
-            live -= left.map(bytes).sum::<usize>();
-        }
-        most
+        let held = held(&self.program, &self.steps, rows);
+        held.into_iter().map(|(most, _)| most).max().unwrap_or(0)
     }
 
     /// How many steps there are.
@@ -135,20 +119,36 @@ impl Plan {
     pub fn run_mixed(
         &self,
         bindings: &Bindings,
-        mut cache: Option<&mut dyn Cache>,
+        cache: Option<&mut dyn Cache>,
         groups: &[Mixed],
         spares: &Spares,
     ) -> Result<Vec<Tensor>> {
         let mut values = self.program.bound(bindings)?;
-        for step in &self.steps {
+        let all = 0..self.steps.len();
+        self.compute(all, &mut values, bindings, cache, groups, spares)?;
+        let outputs = self.program.outputs.iter();
+        outputs.map(|&v| value_of(&values, v)).collect()
+    }
+
+    /// Does `steps`; those before them are done.
+    pub(crate) fn compute(
+        &self,
+        steps: Range<usize>,
+        values: &mut [Option<Tensor>],
+        bindings: &Bindings,
+        mut cache: Option<&mut dyn Cache>,
+        groups: &[Mixed],
+        spares: &Spares,
+    ) -> Result<()> {
+        for step in &self.steps[steps] {
             match &step.action {
                 Action::Op(node) => {
                     let cache = cache.as_mut().map(|c| &mut **c as &mut dyn Cache);
-                    let output = node.run(&values, bindings, cache, Some(&self.panels), spares)?;
+                    let output = node.run(values, bindings, cache, Some(&self.panels), spares)?;
                     values[node.output.index()] = Some(output);
                 }
                 Action::Products { x, parts } => {
-                    let value = |v: ValueId| value_of(&values, v);
+                    let value = |v: ValueId| value_of(values, v);
                     for (at, output) in
                         fuse::products(&value(*x)?, parts, value, &self.panels, spares)?
                     {
@@ -157,7 +157,7 @@ impl Plan {
                 }
                 Action::Updates(sites) => {
                     for &site in sites {
-                        let operands = (value_of(&values, site.value)?, value_of(&values, site.x)?);
+                        let operands = (value_of(values, site.value)?, value_of(values, site.x)?);
                         let output = mixed::updated(&self.program, site, groups, operands, spares)?;
                         values[site.value.index()] = Some(output);
                     }
@@ -167,12 +167,36 @@ impl Plan {
                 values[value.index()] = None;
             }
         }
-        self.program
-            .outputs
-            .iter()
-            .map(|&v| value_of(&values, v))
-            .collect()
+        Ok(())
     }
+}
+
+/// Bytes that the values of a run take during and after each step, if each stream has as many rows as `rows` says.
+pub(crate) fn held(
+    program: &Program,
+    steps: &[Step],
+    rows: impl Fn(&str) -> usize,
+) -> Vec<(usize, usize)> {
+    let bytes = |value: &ValueId| {
+        let meta = program.meta(*value);
+        let extent = |dim: &Dim| match dim {
+            Dim::Known(extent) => *extent,
+            Dim::Named(stream) => rows(stream),
+        };
+        meta.dims.iter().map(extent).product::<usize>() * meta.dtype.size()
+    };
+    let (mut live, mut computed) = (0_usize, vec![false; program.values()]);
+    let step = |step: &Step| {
+        for value in step.action.writes() {
+            computed[value.index()] = true;
+            live += bytes(&value);
+        }
+        let most = live;
+        let left = step.last.iter().filter(|value| computed[value.index()]);
+        live -= left.map(bytes).sum::<usize>();
+        (most, live)
+    };
+    steps.iter().map(step).collect()
 }
 
 /// A value that was computed before.

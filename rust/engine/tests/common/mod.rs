@@ -120,7 +120,7 @@ pub fn programs() -> (Plan, Plan) {
         };
         let ids = w.program.input("ids", DType::I32, "tokens", None);
         let positions = w.program.input("positions", DType::I32, "tokens", None);
-        let (table, places) = (w.weight(VOCABULARY, WIDTH), w.weight(128, WIDTH));
+        let (table, places) = (w.weight(VOCABULARY, WIDTH), w.weight(2048, WIDTH));
         let x = w.push("embed", "{}", &[table, ids], &[]);
         let p = w.push("embed", "{}", &[places, positions], &[]);
         let mut x = w.push("add", "{}", &[x, p], &[]);

@@ -51,7 +51,10 @@ class Panels:
         if hashlib.sha256(written.encode()).hexdigest() != said.get("sha256"):
             raise FormatError(f"{path}: the description of the packed weights is damaged: its SHA-256 is another")
         self.of = said.get("of", "")
-        self.panels = {name: Panel(**fields) for name, fields in json.loads(written).items()}
+        try:
+            self.panels = {name: Panel(**fields) for name, fields in json.loads(written).items()}
+        except (AttributeError, TypeError, ValueError) as error:
+            raise FormatError(f"{path}: the description of the packed weights is none: {error}") from None
 
     def lend(self, name: str, weight: _rs.Tensor) -> None:
         """Have products with ``weight`` use the panels ``name``. Raises FormatError if they are of another shape."""

@@ -26,18 +26,18 @@ Examples:
     show_default=True,
     help="How the weights of linear layers are held; fewer bits are faster and less exact.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), required=True, metavar="DIR", help="Where it goes.")
+@options.out("Directory to write.")
 @options.as_json
-def quantize(*, model: Path, dtype: DType, output: Path, as_json: bool) -> None:
-    """Write MODEL to DIR as an engine holds it, so that it starts at once.
+def quantize(*, model: Path, dtype: DType, out: Path, as_json: bool) -> None:
+    """Write MODEL to --out as an engine holds it, so that it starts at once.
 
-    What every command makes of DIR is, to the bit, what it makes of MODEL with --dtype. The file of packed weights is
-    mapped, not read: processes that run the same model share it. With --json: {"path", "dtype", "bytes"}.
+    What every command makes of that is, to the bit, what it makes of MODEL with --dtype. The file of packed weights is
+    mapped, not read: processes that run the same model share it. With --json: {"out", "dtype", "bytes"}.
     """
     with waiting(f"packing {model.name}"):
-        lmrs.quantize(lmrs.load(model), output, dtype=dtype)
-    size = sum(file.stat().st_size for file in output.rglob("*") if file.is_file())
+        lmrs.quantize(lmrs.load(model), out, dtype=dtype)
+    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file())
     if as_json:
-        print_json({"path": str(output), "dtype": dtype, "bytes": size})
+        print_json({"out": str(out), "dtype": dtype, "bytes": size})
         return
-    click.echo(f"{output}: {size / 1e6:.0f} MB, {dtype}")
+    click.echo(f"{out}: {size / 1e6:.0f} MB, {dtype}")

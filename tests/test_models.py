@@ -380,7 +380,8 @@ def test_saving_over_what_was_loaded(tmp_path: Path) -> None:
     (tmp_path / "a" / "notes.txt").write_text("mine")
     with pytest.raises(InputError, match=r"holds notes\.txt"):
         models.save(model, tmp_path / "a")
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["config.json", "model.safetensors", "notes.txt"]
+    names = ["config.json", "generation_config.json", "model.safetensors", "notes.txt"]
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == names
 
 
 @pytest.mark.parametrize("name", ALL)

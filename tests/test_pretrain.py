@@ -201,7 +201,7 @@ def test_training_on_shards_is_training_on_their_ids(tmp_path: Path) -> None:
         *("--shard-tokens", "500", "--json"),
     )
     shards = Shards(tmp_path / "shards")
-    assert told == {"documents": len(shards), "tokens": shards.tokens, "output": str(tmp_path / "shards")}
+    assert told == {"documents": len(shards), "tokens": shards.tokens, "out": str(tmp_path / "shards")}
     assert len(list((tmp_path / "shards").glob("tokens-*.bin"))) > 2
     config = gpt2.Config(vocabulary=len(texts.tokenizer()), width=32, layers=1, heads=1, context=64, inner=64)
     losses = []

@@ -69,29 +69,30 @@ def stages() -> Iterator[Callable[[str, int, int | None], None]]:
 
 
 @contextmanager
-def losses(what: str, steps: int) -> Iterator[Callable[[float, int], None]]:
-    """A live line for a training run: give it the loss and the tokens of each step.
+def losses(what: str, steps: int, *, unit: str = "tokens") -> Iterator[Callable[[float, int], None]]:
+    """A live line for a training run: give it the loss and the tokens (or what ``unit`` says) of each step.
 
     Where there is no terminal, ten plain lines in place of the live one.
     """
-    start, done, tokens = time.perf_counter(), 0, 0
+    start, done, seen = time.perf_counter(), 0, 0
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:,.0f} tokens/s"),
+        TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]}"),
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=ERR, disable=not ERR.is_terminal) as progress:
-        task = progress.add_task(what, total=steps, loss=float("nan"), rate=0.0)
+        task = progress.add_task(what, total=steps, loss=float("nan"), rate="")
 
         def step(loss: float, count: int) -> None:
-            nonlocal done, tokens
-            done, tokens = done + 1, tokens + count
-            rate = tokens / (time.perf_counter() - start)
+            nonlocal done, seen
+            done, seen = done + 1, seen + count
+            speed = seen / (time.perf_counter() - start)
+            rate = f"{speed:,.0f} {unit}/s" if speed >= 10 else f"{speed:.1f} {unit}/s"
             progress.update(task, advance=1, loss=loss, rate=rate)
             if not ERR.is_terminal and done % max(1, steps // LINES_WITHOUT_TERMINAL) == 0:
-                ERR.print(f"{what}: step {done}/{steps}, loss {loss:.3f}, {rate:,.0f} tokens/s")
+                ERR.print(f"{what}: step {done}/{steps}, loss {loss:.3f}, {rate}")
 
         yield step
 

@@ -151,7 +151,7 @@ def align(
                 kind = "dpo" if algorithm == "kto" else algorithm
                 judge = _judged(_offline(kind, trained, tuned, held_out, given))
             before = judge()
-        with losses(algorithm, steps) as live:
+        with losses(algorithm, steps, unit="tokens" if algorithm == "sft" else "examples") as live:
 
             def stepped(step: Any) -> None:
                 drained = objective.told.drain() if hasattr(objective, "told") else {}

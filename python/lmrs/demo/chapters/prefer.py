@@ -28,7 +28,7 @@ def prefer(story: Story) -> tuple[Story, Section]:
     objective = align.dpo(policy, learnt, reference=base)
     held_out = align.dpo(policy, judged, reference=base)
     margins: list[float] = []
-    with losses("preferring what was written", pace.steps) as told:
+    with losses("preferring what was written", pace.steps, unit="pairs") as told:
 
         def stepped(step: Step) -> None:
             margins.append(objective.told.drain()["rewards/margins"])

@@ -73,6 +73,19 @@ def test_a_delta_of_the_model_fits_its_packed_form(fixtures: Path, tmp_path: Pat
         lmrs.Engine(other).load_delta("tuned", tmp_path / "delta")
 
 
+def test_a_delta_merged_into_a_packed_model(fixtures: Path, tmp_path: Path) -> None:
+    """It is a plain model, of weights that no delta of the packed one was trained on."""
+    base = lmrs.load(packed(fixtures, "llama", tmp_path, "int8"))
+    tuned = randomised(LoRA(rank=2, alpha=64, targets="*.attn.{q,v}")(base))
+    lmrs.delta.save(tuned, tmp_path / "delta")
+    merged = lmrs.delta.merge(tuned)
+    with pytest.raises(lmrs.ConfigError, match="was trained on weights"):
+        lmrs.delta.load(merged, tmp_path / "delta")
+    lmrs.models.save(merged, tmp_path / "merged")
+    expected = lmrs.Engine(merged, dtype="f32").generate(PROMPT, max_tokens=4).tokens
+    assert lmrs.Engine(lmrs.load(tmp_path / "merged")).generate(PROMPT, max_tokens=4).tokens == expected
+
+
 def test_another_dtype_than_the_packed_one_is_refused(fixtures: Path, tmp_path: Path) -> None:
     model = lmrs.load(packed(fixtures, "gpt2", tmp_path, "int8"))
     with pytest.raises(lmrs.InputError, match="was packed as int8"):

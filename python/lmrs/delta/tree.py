@@ -195,6 +195,8 @@ def merge(model: M) -> M:
     plain = model.replace("*", lambda _, module: module.merged() if isinstance(module, Delta) else module)
     plain = plain.map_parameters(_trainable)
     vars(plain).pop("deltas", None)
+    # Its weights are no longer those that it was packed from, if it was.
+    vars(plain).pop("fingerprint", None)
     return plain
 
 

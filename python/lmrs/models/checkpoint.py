@@ -18,8 +18,8 @@ from lmrs.models.source import Sources, by_tensor, stored_shape, written
 from lmrs.tokenizer import Tokenizer
 from lmrs.weights import Checkpoint, open_checkpoint, write_safetensors
 
-# Fields that an older transformers wrote and that would contradict what is written now.
-_REPLACED = ("rope_scaling", "torch_dtype")
+# Fields that an older transformers or a packed model has and that would contradict what is written now.
+_REPLACED = ("quantization_config", "rope_scaling", "torch_dtype")
 
 
 def load(path: str | os.PathLike[str], *, dtype: Literal["float32", "float64"] = "float32") -> LanguageModel:

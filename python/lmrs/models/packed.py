@@ -22,7 +22,9 @@ def described(made_from: str, names: list[str]) -> dict[str, str]:
 
 
 def dtype_of(model: LanguageModel) -> str | None:
-    """How the weights of a packed model are held; None for another."""
+    """How the weights of a packed model are held; None for another, and for one that a delta was merged into."""
+    if model.fingerprint is None:
+        return None
     said = model.metadata.get("quantization_config")
     return str(said.get("dtype")) if isinstance(said, dict) and said.get("quant_method") == METHOD else None
 
@@ -58,11 +60,11 @@ def read(checkpoint: Checkpoint) -> LanguageModel:
         if tuple(parameter.data.shape) != parameter.shape:
             shape = list(parameter.data.shape)
             raise ConfigError(f"{directory}: {name} is {shape}, expected {list(parameter.shape)}")
+    model.fingerprint = file.of
     held = {panel.weights for panel in file.panels.values()}
     if (dtype := dtype_of(model)) not in held:
         raise ConfigError(
             f"{directory}: quantization_config.dtype is {dtype!r}, the panels hold {', '.join(sorted(held))}"
         )
     place_constants(model)
-    model.fingerprint = file.of
     return model
